@@ -1,0 +1,1 @@
+#include "broker/base/event.h"

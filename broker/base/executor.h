@@ -1,0 +1,25 @@
+// Executor runs tasks one after the other, in the order posted, on one thread (or, in the
+// simulator, when the simulator says so). An owner's state is touched by its executor alone.
+
+#pragma once
+
+#include "absl/functional/any_invocable.h"
+#include "broker/base/clock.h"
+
+namespace tocsin {
+
+using Task = absl::AnyInvocable<void()>;
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  // Thread-safe, never blocks, never runs `task` inside the call. Tasks posted by one thread run
+  // in that order. After Stop() of an implementation, tasks are dropped.
+  virtual void Post(Task task) = 0;
+
+  // As Post, but not before `when` on the executor's clock.
+  virtual void PostAt(Instant when, Task task) = 0;
+};
+
+}  // namespace tocsin

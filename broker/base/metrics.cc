@@ -1,0 +1,1 @@
+#include "broker/base/metrics.h"

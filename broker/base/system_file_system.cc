@@ -1,0 +1,1 @@
+#include "broker/base/system_file_system.h"

@@ -1,0 +1,1 @@
+#include "broker/base/thread_executor.h"

@@ -1,0 +1,31 @@
+// ThreadExecutor: an Executor with one thread of its own. The destructor stops it: the task that
+// runs is finished, what waits is dropped.
+
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "broker/base/executor.h"
+
+namespace tocsin {
+
+class ThreadExecutor final : public Executor {
+ public:
+  // `name` is what `ps -L` and `top -H` show (at most 15 bytes are kept). `clock` must outlive it;
+  // PostAt waits by std::condition_variable against clock.Monotonic().
+  ThreadExecutor(const std::string& name, const Clock& clock);
+  ~ThreadExecutor() override;
+
+  void Post(Task task) override;
+  void PostAt(Instant when, Task task) override;
+
+  // Runs what was posted before, then ends the thread. Must not be called from a task.
+  void Stop();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tocsin

@@ -1,0 +1,1 @@
+#include "broker/base/time_text.h"
