@@ -1,0 +1,99 @@
+# The front door. Everything here is a thin call of cmake, ctest or a script; `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help quickstart build test check-all bench sim kill-test fresh-clone deps deps-tests \
+        fmt fmt-check tidy asan tsan analyze fuzz clean
+
+JOBS ?= $(shell nproc)
+SEEDS ?= 1000
+FUZZ_SECONDS ?= 30
+KILLS ?= 500
+PYTHON := /usr/bin/python3
+# What `make build` makes: the program and the C++ worker of the quickstart.
+PROGRAMS = tocsin quickstart_worker
+CXX_FILES = $$(git ls-files '*.h' '*.cc')
+CTEST = ctest --output-on-failure --no-label-summary
+# What a machine of two cores runs side by side; tests that measure or starve say RUN_SERIAL.
+TEST_JOBS ?= 2
+# Not in `make test`: measurements, fuzzing and whatever is labelled long.
+QUICK = -LE '^(bench|fuzz|long)$$'
+
+help:  ## this list
+	@echo 'Tocsin: make TARGET'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+quickstart: deps build  ## set up, build, and watch the whole thing work (no data is left behind)
+	@$(PYTHON) examples/quickstart/run.py --build-dir build
+
+build: deps  ## the release build; the program is build/tocsin
+	@# A directory made by `make test` keeps its tests; here only the programs are brought up to date.
+	@if [ -f build/CMakeCache.txt ]; then cmake --preset release; \
+	  else cmake --preset release -DTOCSIN_TESTS=OFF; fi
+	@cmake --build build -j $(JOBS) --target $(PROGRAMS)
+
+test: deps-tests  ## release build and every test: unit, simulation, contract, integration, kill test
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@$(CTEST) --test-dir build -j $(TEST_JOBS) $(QUICK)
+
+check-all: fmt-check test asan tsan analyze  ## test, then the same under sanitizers, and the analysers
+
+asan: deps-tests  ## everything under the address and undefined-behaviour sanitizers
+	@cmake --preset asan
+	@cmake --build build-asan -j $(JOBS)
+	@$(CTEST) --test-dir build-asan -j $(TEST_JOBS) $(QUICK)
+
+tsan: deps-tests  ## the core (all that does not link gRPC) under the thread sanitizer
+	@cmake --preset tsan
+	@cmake --build build-tsan -j $(JOBS)
+	@$(CTEST) --test-dir build-tsan -j $(TEST_JOBS) $(QUICK)
+
+analyze: deps-tests  ## clang: thread-safety analysis of the core, then clang-tidy
+	@cmake --preset analyze
+	@cmake --build build-analyze -j $(JOBS)
+	@git ls-files 'broker/*.cc' 'dispatch/*.cc' 'connectors/*.cc' \
+	  | grep -v -e '^broker/server/' -e '^broker/cli/' -e '^dispatch/grpc/' \
+	  | xargs -P $(JOBS) -n 8 clang-tidy-14 -p build-analyze --quiet
+
+bench: deps-tests  ## throughput and latency beside a bare gRPC relay, in one run
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@ctest --test-dir build -L '^bench$$' --verbose
+
+sim: deps-tests  ## the simulators over SEEDS=n seeds (default 1000)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@TOCSIN_SEEDS=$(SEEDS) $(CTEST) --test-dir build -j $(TEST_JOBS) -L '^sim$$' --timeout 86400
+
+kill-test: deps-tests  ## the long kill test: KILLS=n kills of the broker (default 500)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@TOCSIN_KILLS=$(KILLS) $(CTEST) --test-dir build -R kill --timeout 86400 --verbose
+
+fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
+	@cmake --preset fuzz
+	@cmake --build build-fuzz -j $(JOBS)
+	@TOCSIN_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CTEST) --test-dir build-fuzz -L '^fuzz$$'
+
+fresh-clone:  ## both README commands in a new minimal Debian (needs root and debootstrap)
+	@deploy/check-fresh-clone.sh
+
+deps:  ## install what building needs (apt)
+	@deploy/install-deps
+
+deps-tests:  ## install what building and testing need (apt)
+	@deploy/install-deps --tests
+
+fmt: deps-tests  ## format every C++ file
+	@clang-format-14 -i $(CXX_FILES)
+
+fmt-check: deps-tests  ## fail if a C++ file is not formatted
+	@clang-format-14 --dry-run -Werror $(CXX_FILES)
+
+tidy:  ## the house rules: layers, banned names, sizes, docs
+	@$(PYTHON) tests/tidy/tidy.py
+
+clean:  ## remove every build directory
+	@rm -rf build build-*
