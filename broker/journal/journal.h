@@ -58,9 +58,9 @@ struct RecordBatch {
 };
 
 struct AppendResult {
-  JournalPosition position;                  // of the batch
-  JournalPosition end;                       // just after it
-  std::vector<LetterPosition> letters;       // parallel to RecordBatch::letters
+  JournalPosition position;             // of the batch
+  JournalPosition end;                  // just after it
+  std::vector<LetterPosition> letters;  // parallel to RecordBatch::letters
 };
 
 // One table of a checkpoint (ids, schedules, lane state, queues ...) is a set of pages; a delta
@@ -84,11 +84,11 @@ struct Checkpoint {
 };
 
 struct OpenResult {
-  Epoch epoch;                             // above every earlier one, durable
-  std::optional<Checkpoint> checkpoint;    // newest readable
-  JournalPosition start;                   // oldest batch still there
-  JournalPosition end;                     // where the next batch will be
-  std::vector<std::string> warnings;       // what an operator must hear: an older checkpoint was used
+  Epoch epoch;                           // above every earlier one, durable
+  std::optional<Checkpoint> checkpoint;  // newest readable
+  JournalPosition start;                 // oldest batch still there
+  JournalPosition end;                   // where the next batch will be
+  std::vector<std::string> warnings;     // what an operator must hear: an older checkpoint was used
 };
 
 struct StoredBatch {
@@ -110,9 +110,9 @@ struct Unreadable {
 };
 
 struct ReadResult {
-  std::vector<StoredBatch> batches;  // of this partition, in order
-  JournalPosition next;              // where to go on
-  bool at_end = false;               // `next` is the durable end
+  std::vector<StoredBatch> batches;    // of this partition, in order
+  JournalPosition next;                // where to go on
+  bool at_end = false;                 // `next` is the durable end
   std::vector<Unreadable> unreadable;  // kDataLoss of CONTRACTS, in place
 };
 
@@ -169,7 +169,7 @@ class Journal {
   virtual void ReadLetter(PartitionId partition, LetterPosition position, LetterDone done) = 0;
   virtual void TrimLettersBelow(PartitionId partition, LetterPosition position) = 0;
 
-  virtual std::size_t batch_bytes_max() const = 0;   // body bytes of one batch
+  virtual std::size_t batch_bytes_max() const = 0;  // body bytes of one batch
   // Bytes on disk now, thread-safe, from memory.
   virtual std::uint64_t log_bytes() const = 0;
   virtual std::uint64_t letter_bytes() const = 0;

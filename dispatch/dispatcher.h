@@ -1,0 +1,126 @@
+// Dispatcher: decides which session gets how many deliveries of which trigger.
+//
+//   shard --Exchange(ready counts)--> [credit, concurrency, pause of workers] --> grants --> shard
+//   session --answers--> credit freed --> Wake(partition) for those that still wait
+//
+// A shard takes the mutex once per turn; a worker's frame takes it once. Grants rotate over
+// partitions: while several wait for one function, each gets its share of the free credit.
+//
+// Threading: every method is thread-safe. PartitionWaker and WorkerLink are called with the
+// dispatcher's mutex NOT held.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "broker/base/clock.h"
+#include "broker/base/ids.h"
+#include "dispatch/delivery.h"
+#include "dispatch/worker_link.h"
+
+namespace tocsin {
+
+class WorkerSession;
+
+// A trigger's number in this process, the same on every partition.
+using TriggerNumber = StrongId<struct TriggerNumberTag, std::uint32_t>;
+
+struct ReadyOffer {
+  TriggerNumber trigger;
+  std::size_t ready = 0;  // all that is ready now, not an increment; 0 withdraws
+  std::size_t ready_alone = 0;
+};
+
+// The right to send up to `count` deliveries of together at most `bytes` (one may be larger) to
+// `session`. What is not used is given back by Release().
+struct Grant {
+  std::shared_ptr<WorkerSession> session;
+  TriggerNumber trigger;
+  std::uint32_t count = 0;
+  std::uint64_t bytes = 0;
+  bool alone = false;  // exactly one, and the session holds nothing else
+};
+
+// Port: tells a partition's shard that Exchange() may now give more. Thread-safe, does not block.
+class PartitionWaker {
+ public:
+  virtual ~PartitionWaker() = default;
+  virtual void Wake(PartitionId partition) = 0;
+};
+
+struct Credit {
+  std::uint32_t events = 0;  // an absolute window, not an increment
+  std::uint32_t bytes = 0;   // 0: not limited by bytes
+};
+
+struct SessionHello {
+  std::string worker;
+  std::string instance;
+  std::string version;
+  std::string peer;
+  std::vector<std::string> functions;
+  Credit credit;
+  bool confirm = false;
+};
+
+struct SessionInfo {  // for `workers`
+  SessionId id;
+  SessionHello hello;
+  std::uint32_t in_flight = 0;
+  std::uint64_t in_flight_bytes = 0;
+  std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dropped = 0, stale = 0;
+  bool draining = false;
+  Instant attached{};
+  Instant last_heard{};
+};
+
+class Dispatcher {
+ public:
+  // The ports must outlive it.
+  Dispatcher(AnswerSink& answers, PartitionWaker& waker);
+  ~Dispatcher();
+  Dispatcher(const Dispatcher&) = delete;
+  Dispatcher& operator=(const Dispatcher&) = delete;
+
+  // The same name gives the same number for the life of the process. Changes function and
+  // concurrency (0: unlimited) of an existing one.
+  TriggerNumber SetTrigger(std::string_view name, std::string_view function,
+                           std::uint32_t concurrency);
+
+  // Called by the partition's shard once per turn with every trigger whose count changed since;
+  // appends to `grants`. What could not be granted is remembered: Wake() follows when it can.
+  void Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
+                std::vector<Grant>& grants);
+  void Release(const Grant& grant, std::uint32_t unused_count, std::uint64_t unused_bytes);
+
+  // A worker attached. The session is in force until Detach().
+  std::shared_ptr<WorkerSession> Attach(const SessionHello& hello, std::shared_ptr<WorkerLink> link,
+                                        Instant now);
+  // Ends it: every outstanding delivery becomes a LostLease (`started` as reported), at once.
+  // `clean`: the worker said it leaves; nothing counts as started. Idempotent.
+  void Detach(const std::shared_ptr<WorkerSession>& session, bool clean);
+
+  // Sessions not heard of since `now - gone_after` are detached and returned. Half-open streams end
+  // here.
+  std::vector<SessionId> EndSilent(Instant now, Duration gone_after);
+
+  // Tells every session to drain; no grants from now on (used by SIGTERM).
+  void DrainAll(const std::string& reason);
+
+  std::vector<SessionInfo> Sessions() const;
+  // Functions that are served now, and how many sessions serve each.
+  std::vector<std::pair<std::string, std::size_t>> Functions() const;
+
+ private:
+  friend class WorkerSession;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tocsin
