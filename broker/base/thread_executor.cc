@@ -1,1 +1,148 @@
 #include "broker/base/thread_executor.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "broker/base/check.h"
+
+namespace tocsin {
+namespace {
+
+struct Timer {
+  Instant when;
+  std::uint64_t sequence = 0;
+  Task task;
+};
+
+// For std::push_heap: the earliest timer on top, the first posted of equals.
+struct Later {
+  bool operator()(const Timer& a, const Timer& b) const {
+    return a.when != b.when ? a.when > b.when : a.sequence > b.sequence;
+  }
+};
+
+}  // namespace
+
+struct ThreadExecutor::Impl {
+  explicit Impl(const Clock& system) : clock(system) {}
+
+  enum class Mode { kRunning, kFinishing, kDropping };
+
+  const Clock& clock;
+  std::mutex mutex;
+  std::condition_variable wake;
+  // Guarded by mutex.
+  Mode mode = Mode::kRunning;
+  bool waiting = false;
+  std::uint64_t sequence = 0;
+  std::vector<Task> tasks;
+  std::vector<Timer> timers;  // a heap by Later
+  // Set by Stop() and the destructor alone.
+  std::thread thread;
+
+  bool Dropping() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return mode == Mode::kDropping;
+  }
+
+  void MoveDueTimers() {
+    if (timers.empty()) return;
+    const Instant now = clock.Monotonic();
+    while (!timers.empty() && timers.front().when <= now) {
+      std::pop_heap(timers.begin(), timers.end(), Later{});
+      tasks.push_back(std::move(timers.back().task));
+      timers.pop_back();
+    }
+  }
+
+  // False: the thread ends.
+  bool Take(std::vector<Task>& batch) {
+    std::unique_lock<std::mutex> lock(mutex);
+    while (true) {
+      if (mode == Mode::kDropping) return false;
+      MoveDueTimers();
+      if (!tasks.empty()) {
+        batch.swap(tasks);
+        return true;
+      }
+      if (mode == Mode::kFinishing) return false;
+      waiting = true;
+      if (timers.empty()) {
+        wake.wait(lock);
+      } else {
+        wake.wait_for(lock, timers.front().when - clock.Monotonic());
+      }
+      waiting = false;
+    }
+  }
+
+  void Run() {
+    std::vector<Task> batch;
+    while (Take(batch)) {
+      for (Task& task : batch) {
+        if (Dropping()) break;
+        std::move(task)();
+        task = nullptr;  // what it holds goes before the next one runs
+      }
+      batch.clear();
+    }
+  }
+
+  void End(Mode how) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (mode != Mode::kDropping) mode = how;
+    }
+    wake.notify_all();
+    if (thread.joinable()) {
+      TOCSIN_CHECK(thread.get_id() != std::this_thread::get_id(), "stopped from its own task");
+      thread.join();
+    }
+    std::vector<Task> dropped_tasks;
+    std::vector<Timer> dropped_timers;
+    const std::lock_guard<std::mutex> lock(mutex);
+    dropped_tasks.swap(tasks);
+    dropped_timers.swap(timers);
+  }
+};
+
+ThreadExecutor::ThreadExecutor(const std::string& name, const Clock& clock)
+    : impl_(std::make_unique<Impl>(clock)) {
+  impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
+  pthread_setname_np(impl_->thread.native_handle(), name.substr(0, 15).c_str());
+}
+
+ThreadExecutor::~ThreadExecutor() { impl_->End(Impl::Mode::kDropping); }
+
+void ThreadExecutor::Post(Task task) {
+  bool notify = false;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    if (impl_->mode != Impl::Mode::kRunning) return;
+    impl_->tasks.push_back(std::move(task));
+    notify = impl_->waiting && impl_->tasks.size() == 1;
+  }
+  if (notify) impl_->wake.notify_one();
+}
+
+void ThreadExecutor::PostAt(Instant when, Task task) {
+  bool notify = false;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    if (impl_->mode != Impl::Mode::kRunning) return;
+    impl_->timers.push_back(Timer{when, impl_->sequence++, std::move(task)});
+    std::push_heap(impl_->timers.begin(), impl_->timers.end(), Later{});
+    notify = impl_->waiting;
+  }
+  if (notify) impl_->wake.notify_one();
+}
+
+void ThreadExecutor::Stop() { impl_->End(Impl::Mode::kFinishing); }
+
+}  // namespace tocsin
