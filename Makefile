@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help quickstart build test check-all bench sim kill-test fresh-clone deps deps-tests \
-        fmt fmt-check tidy asan tsan analyze fuzz clean
+.PHONY: help quickstart build test check-all bench sim kill-test fresh-clone deps \
+        deps-tests fmt fmt-check tidy asan tsan analyze fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -28,17 +28,17 @@ quickstart: deps build  ## set up, build, and watch the whole thing work (no dat
 	@$(PYTHON) examples/quickstart/run.py --build-dir build
 
 build: deps  ## the release build; the program is build/tocsin
-	@# A directory made by `make test` keeps its tests; here only the programs are brought up to date.
+	@# A directory made by `make test` keeps its tests; only the programs are built here.
 	@if [ -f build/CMakeCache.txt ]; then cmake --preset release; \
 	  else cmake --preset release -DTOCSIN_TESTS=OFF; fi
 	@cmake --build build -j $(JOBS) --target $(PROGRAMS)
 
-test: deps-tests  ## release build and every test: unit, simulation, contract, integration, kill test
+test: deps-tests  ## release build; unit, simulation, contract, integration and kill tests
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
 	@$(CTEST) --test-dir build -j $(TEST_JOBS) $(QUICK)
 
-check-all: fmt-check test asan tsan analyze  ## test, then the same under sanitizers, and the analysers
+check-all: fmt-check test asan tsan analyze  ## test, then the sanitizers and the analysers
 
 asan: deps-tests  ## everything under the address and undefined-behaviour sanitizers
 	@cmake --preset asan

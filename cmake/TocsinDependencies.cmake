@@ -21,7 +21,7 @@ if(TOCSIN_TESTS)
   find_package(GTest)
   find_package(benchmark)
   if(NOT GTest_FOUND OR NOT benchmark_FOUND)
-    message(FATAL_ERROR "The tests need packages that are missing. Run deploy/install-deps --tests, "
-                        "or configure with -DTOCSIN_TESTS=OFF to build the program alone.")
+    message(FATAL_ERROR "The tests need packages that are missing. Run deploy/install-deps "
+                        "--tests, or configure with -DTOCSIN_TESTS=OFF to build without tests.")
   endif()
 endif()
