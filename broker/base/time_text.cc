@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 
+#include "absl/numeric/int128.h"
 #include "broker/base/status.h"
 
 namespace tocsin {
@@ -79,8 +80,8 @@ std::optional<Decimal> TakeDecimal(std::string_view& text) {
 // number * unit, rounded down; nullopt above `max`.
 std::optional<std::uint64_t> Times(const Decimal& number, std::uint64_t unit, std::uint64_t max) {
   if (number.whole > max / unit) return std::nullopt;
-  const auto fraction = static_cast<std::uint64_t>(static_cast<unsigned __int128>(unit) *
-                                                   number.fraction / number.fraction_scale);
+  const std::uint64_t fraction =
+      absl::Uint128Low64(absl::uint128(unit) * number.fraction / number.fraction_scale);
   const std::uint64_t whole = number.whole * unit;
   if (fraction > max - whole) return std::nullopt;
   return whole + fraction;
