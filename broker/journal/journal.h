@@ -54,7 +54,8 @@ struct RecordBatch {
   std::int64_t append_time_us = 0;
   std::shared_ptr<const std::string> body;
   std::vector<LetterPut> letters;
-  std::vector<Notify> notify;
+  std::vector<Notify> notify;          // when durable
+  std::vector<Notify> notify_written;  // when handed to the operating system, before the sync
 };
 
 struct AppendResult {
@@ -140,7 +141,9 @@ class Journal {
   virtual void Open(PartitionId partition, Executor& owner, OpenDone done) = 0;
 
   // Atomic, ordered. OK: durable, the dead letters too.
-  //   kResourceExhausted  not written (no space, over the size limit); try again
+  //   kResourceExhausted  not written (no space, over the size limit); try again. Every later batch
+  //                       of the partition handed in before this `done` ran is refused alike, so
+  //                       that the owner can hand them in again in order
   //   kAborted            fenced: stop and answer nothing
   //   kUnknown            the outcome is not known: stop, answer UNAVAILABLE, Open again
   virtual void Append(RecordBatch batch, AppendDone done) = 0;
@@ -168,6 +171,9 @@ class Journal {
   //   kNotFound, kDataLoss
   virtual void ReadLetter(PartitionId partition, LetterPosition position, LetterDone done) = 0;
   virtual void TrimLettersBelow(PartitionId partition, LetterPosition position) = 0;
+
+  // False while the disk is so full that only settlements should be appended (into the reserve).
+  virtual bool HasRoomForIngest() const { return true; }
 
   virtual std::size_t batch_bytes_max() const = 0;  // body bytes of one batch
   // Bytes on disk now, thread-safe, from memory.

@@ -1,0 +1,255 @@
+// Partition: a small, complete broker. One journal stream, one state machine, one owner.
+//
+//   Publish, lanes, schedules --> dedupe -> match -> [TurnBatch] --Append--> Journal
+//                                                                              | durable
+//   sessions <-- Deliver <-- grants <-- Dispatcher <-- ready <-- TriggerQueue <-+
+//   AnswerBatch --> TriggerQueue -> Settled, AttemptFailed, Outgoing -> [TurnBatch]
+//
+// What is remembered lives in PartitionState, which changes only by applying records, live and in
+// recovery by the same code. What may be forgotten (queues, caches, leases) lives here.
+//
+// Threading: every method is called on the partition's executor, between BeginTurn-less calls; all
+// work of one turn ends with EndTurn(), which appends at most once. It reads no clock but the one
+// passed in and does no I/O but through the Journal port. The journal, dispatcher and executor
+// outlive it.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "broker/base/clock.h"
+#include "broker/base/event.h"
+#include "broker/base/executor.h"
+#include "broker/base/hash.h"
+#include "broker/base/ids.h"
+#include "broker/base/random.h"
+#include "broker/journal/journal.h"
+#include "broker/partition/lane.h"
+#include "broker/partition/letter.h"
+#include "broker/partition/route_plan.h"
+#include "dispatch/dispatcher.h"
+
+namespace tocsin {
+
+struct PartitionOptions {
+  PartitionId id;
+  std::uint32_t partitions = 1;
+  std::uint64_t hash_seed = 0;  // of the data directory
+  EventLimits event_limits;
+  std::uint32_t hops_max = 16;
+  Duration dedupe_window = std::chrono::minutes(10);
+  std::size_t dedupe_ids_max = 1'000'000;
+  QueueLimits queues;
+  Duration retention_age = std::chrono::hours(7 * 24);
+  std::uint64_t retention_bytes = std::uint64_t{10} << 30;  // of the whole log
+  Duration letters_age = std::chrono::hours(30 * 24);
+  std::uint64_t letters_bytes = std::uint64_t{2} << 30;  // of the whole dead log
+  std::size_t letters_max = 1'000'000;                   // open letters of this partition
+  Duration detached_retention = std::chrono::hours(7 * 24);
+  std::size_t cache_bytes_max = std::size_t{8} << 20;  // event bytes kept for delivery
+  std::uint64_t checkpoint_bytes = std::uint64_t{64} << 20;
+  Duration checkpoint_every = std::chrono::seconds(60);
+  std::size_t fires_max = 1024;  // schedules' fires per turn
+};
+
+// What the partition tells its surroundings. Called on its executor; must not block.
+class PartitionObserver {
+ public:
+  virtual ~PartitionObserver() = default;
+  // An operator should hear this. `code` is of docs/errors ("T0201"), or empty.
+  virtual void Warn(PartitionId partition, std::string_view code, const std::string& message) = 0;
+  // The journal failed: nothing more is answered OK. The process ends with status 1.
+  virtual void Failed(PartitionId partition, const absl::Status& status) = 0;
+};
+
+// The way to other partitions, for events emitted here whose home they are. Never refuses.
+class PartitionRouter {
+ public:
+  virtual ~PartitionRouter() = default;
+  virtual void Forward(PartitionId home, LaneBatch batch) = 0;
+};
+
+// An event to publish, validated and reserved attributes stripped (by PreparePublished()).
+struct PublishedEvent {
+  std::string_view bytes;  // in PublishBatch::keep_alive or `own`
+  std::string own;         // if it had to be re-encoded
+  Hash128 identity;        // HashSourceAndId with the data directory's seed
+  std::uint32_t hops = 0;
+  std::uint32_t index = 0;  // in the request
+};
+
+struct PublishVerdict {
+  std::uint32_t index = 0;
+  bool duplicate = false;
+  Offset first;          // of a duplicate
+  absl::Status refusal;  // not OK: refused
+  std::uint32_t retry_after_ms = 0;
+};
+
+// `status` not OK: no event of the batch is known to be accepted. Accepted ones that are not in
+// `verdicts` have consecutive offsets from `base`.
+struct PublishOutcome {
+  absl::Status status;
+  Offset base;
+  std::vector<PublishVerdict> verdicts;
+};
+
+struct PublishBatch {
+  std::shared_ptr<const void> keep_alive;
+  std::vector<PublishedEvent> events;
+  std::size_t bytes = 0;  // of all events, for the ingest budget
+  // Once, on the committer's thread or the partition's executor. Must not block.
+  absl::AnyInvocable<void(PublishOutcome)> done;
+};
+
+// Parses, validates, strips. The event's home is returned by PartitionOfEvent().
+absl::Status PreparePublished(std::string_view bytes, const EventLimits& limits,
+                              std::uint32_t hops_max, std::uint64_t hash_seed,
+                              std::uint32_t partitions, PublishedEvent& event, PartitionId& home);
+
+PartitionId PartitionOfEvent(const EventView& event, std::uint32_t partitions);
+
+enum class TriggerState : std::uint8_t { kActive, kPaused, kDetached, kBlockedByKey };
+
+struct TriggerBooks {
+  std::string name;
+  std::string function;
+  std::string config_hash;
+  TriggerOrdinal ordinal;
+  TriggerState state = TriggerState::kActive;
+  // matched = acked + dead + dropped + expired + pending, at all times.
+  std::uint64_t matched = 0, acked = 0, dead = 0, dropped = 0, expired = 0, pending = 0;
+  std::uint64_t ready = 0, leased = 0, delayed = 0, parked_keys = 0, skipped_keys = 0;
+  std::optional<WallTime> oldest;  // append time of the floor, if something is pending
+  Offset floor;
+  std::string blocking_key;
+};
+
+struct ScheduleStatus {
+  std::string name;
+  std::optional<WallTime> next;
+  std::uint64_t fired = 0, skipped = 0;
+  bool busy = false;
+};
+
+struct LaneStatus {
+  LaneId lane;
+  std::string position;
+  std::uint64_t events = 0;
+  std::size_t entries = 0;
+};
+
+struct PartitionSnapshot {
+  PartitionId id;
+  Epoch epoch;
+  Offset start, durable_end, end;
+  std::uint64_t open_letters = 0, unmatched = 0, duplicates = 0, refused = 0, stale_answers = 0;
+  std::uint64_t deduped_ids = 0, outgoing = 0, in_flight_bytes = 0, cache_bytes = 0;
+  std::string pinned_by;
+  std::uint64_t pinned_bytes = 0;
+  bool letters_full = false;
+  std::vector<TriggerBooks> triggers;
+  std::vector<ScheduleStatus> schedules;
+  std::vector<LaneStatus> lanes;
+  // Published events that nothing matched, by (source, type): the largest counts, bounded.
+  std::vector<std::pair<std::string, std::uint64_t>> unmatched_by;
+};
+
+// One stored event, for tail, explain and replay.
+struct EventRecordInfo {
+  Offset offset;
+  Offset origin;
+  std::uint32_t run = 0;
+  WallTime recorded;
+  std::vector<TriggerOrdinal> matched;
+  std::vector<std::string> triggers;  // names, parallel
+  std::string bytes;
+};
+struct EventPage {
+  std::vector<EventRecordInfo> events;
+  Offset next;  // where to go on
+  Offset durable_end;
+  std::vector<std::string> gaps;  // what could not be read
+};
+
+class Partition {
+ public:
+  struct Ports {
+    Journal& journal;
+    Executor& executor;
+    const Clock& clock;
+    Random& random;
+    Dispatcher& dispatcher;
+    PartitionRouter& router;
+    PartitionObserver& observer;
+    // Asks for a turn of this partition soon (the shard's business). Thread-safe.
+    std::function<void()> wake;
+  };
+
+  Partition(const PartitionOptions& options, const Ports& ports);
+  ~Partition();
+  Partition(const Partition&) = delete;
+  Partition& operator=(const Partition&) = delete;
+
+  // Recovers: newest checkpoint, then the tail. Before OK nothing else may be called.
+  void Open(absl::AnyInvocable<void(absl::Status)> done);
+
+  // --- ingest: may be refused, by `done` ---
+  void Publish(PublishBatch batch);
+  void AppendLane(LaneBatch batch);
+
+  // --- control ---
+  void ApplyPlan(std::shared_ptr<const RoutePlan> plan);
+  void OnAnswers(AnswerBatch batch);
+  // Restores a lane for its connector; `listener` (may be null) hears of settlements until
+  // DetachLane(). Settlements of earlier lives are told again.
+  StoredLaneState AttachLane(const LaneId& lane, LaneListener* listener);
+  void DetachLane(const LaneId& lane);
+  // kNotFound.
+  absl::Status SetPaused(std::string_view trigger, bool paused);
+  // Discards what is pending of a detached trigger; gives how many that is (with `dry_run`: would
+  // be). kNotFound, kFailedPrecondition (not detached).
+  absl::StatusOr<std::uint64_t> Forget(std::string_view trigger, bool dry_run);
+
+  // Dead letters. `done` runs on the executor.
+  std::vector<LetterSummary> OpenLetters() const;  // from memory: id, trigger, position
+  void ReadLetter(const DeliveryId& id, absl::AnyInvocable<void(absl::StatusOr<Letter>)> done);
+  // Appends the event again as a new run for its trigger and closes the letter, in one batch.
+  // kNotFound (no such open letter), kFailedPrecondition (its trigger is gone).
+  void Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
+  void Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
+
+  void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max,
+                  absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
+
+  PartitionSnapshot Snapshot() const;
+
+  // Ends the turn: due timers and schedules, one append, ready counts to the dispatcher, grants to
+  // sessions, scans, checkpoint, trim. Returns when it must run again if nothing happens before;
+  // nullopt: never.
+  std::optional<Instant> EndTurn();
+
+  // Bytes appended and not yet durable, and those waiting in this turn: for the ingest budget.
+  std::size_t in_flight_bytes() const;
+  // False while the disk or `retention` is full: publishes and lanes are refused.
+  bool accepts_ingest() const;
+
+  // Stops appending from schedules and lanes (SIGTERM); `done` when everything appended is durable
+  // and a last checkpoint was written.
+  void Close(absl::AnyInvocable<void(absl::Status)> done);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tocsin
