@@ -24,8 +24,8 @@ help:  ## this list
 	@echo 'Tocsin: make TARGET'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-quickstart: deps build  ## set up, build, and watch the whole thing work (no data is left behind)
-	@$(PYTHON) examples/quickstart/run.py --build-dir build
+quickstart: deps build  ## set up, build, and watch it work; STAY=1 keeps it running
+	@$(PYTHON) examples/quickstart/run.py --build-dir build $(if $(STAY),--stay)
 
 build: deps  ## the release build; the program is build/tocsin
 	@# A directory made by `make test` keeps its tests; only the programs are built here.

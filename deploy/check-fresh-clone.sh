@@ -91,8 +91,8 @@ say "cloned $(git -c safe.directory='*' -C "$dir/srv/tocsin" log -1 --format='%h
 git -c safe.directory='*' -C "$checkout" diff --quiet HEAD \
   || say "note: changes that are not committed are not in the clone"
 
-# inside COMMAND...: runs it in the Debian with a clean environment, in namespaces of its own so that
-# mounts and processes end with it; where namespaces are forbidden, in a plain chroot.
+# inside COMMAND...: runs it in the Debian with a clean environment, in namespaces of its own so
+# that mounts and processes end with it; where namespaces are forbidden, in a plain chroot.
 own_namespaces=(unshare --mount --pid --fork --kill-child)
 "${own_namespaces[@]}" true 2>/dev/null || own_namespaces=()
 inside() {
@@ -109,8 +109,8 @@ inside() {
 
 say "apt-get install git make"
 inside env DEBIAN_FRONTEND=noninteractive sh -c \
-  'apt-get -q update && apt-get -q install -y --no-install-recommends git make' >"$dir/apt.log" 2>&1 \
-  || { tail -20 "$dir/apt.log" >&2; fail "git and make could not be installed"; }
+  'apt-get -q update && apt-get -q install -y --no-install-recommends git make' \
+  >"$dir/apt.log" 2>&1 || { tail -20 "$dir/apt.log" >&2; fail "git and make could not be installed"; }
 
 summary=()
 status=0
