@@ -11,7 +11,7 @@
 //   * An instant that became due and is not fired lies in exactly one SkippedRange of its plan.
 //   * A plan costs O(missed_max + fires_max + days between decided_through and now), however many
 //     instants were missed.
-//   * Nothing before the anchor (the first start) ever fires.
+//   * Nothing before the anchor (the first start) fires.
 //
 // Instants are real: whole microseconds of UTC, at most kScheduleLastYear. A clock set forward by
 // mistake decides instants of the future as skipped; set back, the schedule goes on with them
