@@ -110,7 +110,8 @@ inside() {
 say "apt-get install git make"
 inside env DEBIAN_FRONTEND=noninteractive sh -c \
   'apt-get -q update && apt-get -q install -y --no-install-recommends git make' \
-  >"$dir/apt.log" 2>&1 || { tail -20 "$dir/apt.log" >&2; fail "git and make could not be installed"; }
+  >"$dir/apt.log" 2>&1 \
+  || { tail -20 "$dir/apt.log" >&2; fail "git and make could not be installed"; }
 
 summary=()
 status=0
