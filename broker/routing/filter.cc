@@ -273,7 +273,8 @@ absl::StatusOr<FilterPtr> FromJson(const JsonValue& value, const std::string& pa
   if (depth > kFilterDepthMax) {
     return refuse(fmt::format("filters are nested more than {} deep", kFilterDepthMax));
   }
-  if (value.kind != JsonKind::kObject) return refuse("a filter is an object with one dialect");
+  if (value.kind != JsonKind::kObject)
+    return refuse("a filter is an object with exactly one dialect");
   const std::vector<JsonMember> members = JsonMembers(value);
   if (members.size() != 1) return refuse("a filter is an object with exactly one dialect");
   const JsonMember& dialect = members.front();
