@@ -1,0 +1,614 @@
+#include "sdk/cpp/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+
+namespace tocsin::sdk::internal {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+void SetLease(Running& running, TimePoint from, std::int64_t lease_ms) {
+  running.lease_ms = lease_ms;
+  running.lease_expires_ns = (from.time_since_epoch() + milliseconds(lease_ms)).count();
+}
+
+Result FromException(const std::exception_ptr& exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const std::exception& error) {
+    return RetryError("exception", error.what());
+  } catch (...) {
+    return RetryError("exception", "something that is not a std::exception was thrown");
+  }
+}
+
+// How many bytes the UTF-8 character at the front has; 0: it is not one.
+std::size_t CharacterBytes(std::string_view text) {
+  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  const std::size_t size = lead < 0x80                   ? 1
+                           : lead >= 0xc2 && lead < 0xe0 ? 2
+                           : lead >= 0xe0 && lead < 0xf0 ? 3
+                           : lead >= 0xf0 && lead < 0xf5 ? 4
+                                                         : 0;
+  if (size == 0 || size > text.size()) {
+    return 0;
+  }
+  for (std::size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) {
+      return 0;
+    }
+  }
+  const bool bad_second = (lead == 0xe0 && byte(1) < 0xa0) || (lead == 0xed && byte(1) > 0x9f) ||
+                          (lead == 0xf0 && byte(1) < 0x90) || (lead == 0xf4 && byte(1) > 0x8f);
+  return size > 1 && bad_second ? 0 : size;
+}
+
+// Sorted handles to inclusive ranges.
+void AddRanges(std::vector<std::uint64_t>& handles, ::tocsin::v1::Answers* answers) {
+  std::sort(handles.begin(), handles.end());
+  ::tocsin::v1::Range* range = nullptr;
+  for (const std::uint64_t handle : handles) {
+    if (range != nullptr && handle == range->last() + 1) {
+      range->set_last(handle);
+    } else {
+      range = answers->add_acked();
+      range->set_first(handle);
+      range->set_last(handle);
+    }
+  }
+}
+
+::tocsin::v1::Answer ToAnswer(Running& running, Result&& result) {
+  ::tocsin::v1::Answer answer;
+  answer.set_handle(running.delivery.handle);
+  answer.set_token(running.delivery.token);
+  switch (result.kind) {
+    case Result::Kind::kAck:
+      answer.mutable_ack();
+      break;
+    case Result::Kind::kRetry:
+      answer.mutable_retry()->set_after_ms(
+          static_cast<std::uint64_t>(std::max<std::int64_t>(result.after.count(), 0)));
+      answer.mutable_retry()->set_code(CleanText(result.code));
+      answer.mutable_retry()->set_message(CleanText(result.message));
+      return answer;  // the next attempt emits again
+    case Result::Kind::kReject:
+      answer.mutable_reject()->set_reason(CleanText(result.message));
+      break;
+    case Result::Kind::kDrop:
+      answer.mutable_drop()->set_reason(CleanText(result.message));
+      break;
+  }
+  for (std::string& event : running.emitted) {
+    answer.add_emitted(std::move(event));
+  }
+  return answer;
+}
+
+}  // namespace
+
+std::string CleanText(std::string_view text) {
+  constexpr std::size_t kBytesMax = 4096;
+  std::string clean;
+  while (!text.empty() && clean.size() < kBytesMax) {
+    const std::size_t size = CharacterBytes(text);
+    if (size == 0) {
+      clean += '?';
+    } else {
+      clean += text.substr(0, size);
+    }
+    text.remove_prefix(std::max<std::size_t>(size, 1));
+  }
+  return clean;
+}
+
+Engine::Engine(std::string name, WorkerOptions options)
+    : name_(std::move(name)), options_([&options] {
+        options.connection = Resolve(std::move(options.connection));
+        return std::move(options);
+      }()) {}
+
+Engine::~Engine() { StopThreads(); }
+
+void Engine::AddFunction(std::string name, Handler handler, std::uint32_t concurrency) {
+  auto function = std::make_unique<Function>();
+  function->name = std::move(name);
+  function->handler = std::move(handler);
+  function->concurrency = std::max(1U, concurrency);
+  functions_.push_back(std::move(function));
+}
+
+void Engine::AddBatch(std::string name, BatchHandler handler, BatchOptions options) {
+  auto function = std::make_unique<Function>();
+  function->name = std::move(name);
+  function->batch = std::move(handler);
+  options.max_items = std::max(1U, options.max_items);
+  function->batch_options = options;
+  function->concurrency = std::max(1U, options.concurrency);
+  functions_.push_back(std::move(function));
+}
+
+std::vector<std::string> Engine::FunctionNames() const {
+  std::vector<std::string> names;
+  for (const auto& function : functions_) {
+    names.push_back(function->name);
+  }
+  return names;
+}
+
+std::uint32_t Engine::CreditEvents() const {
+  std::uint32_t events = options_.prefetch;
+  for (const auto& function : functions_) {
+    events += function->concurrency * (function->batch ? function->batch_options.max_items : 1);
+  }
+  return events;
+}
+
+void Engine::StartThreads() {
+  std::uint32_t wanted = 0;
+  for (const auto& function : functions_) {
+    wanted += function->concurrency;
+  }
+  const std::uint32_t count = std::clamp(wanted, 1U, std::max(1U, options_.threads_max));
+  for (std::uint32_t i = 0; i < count; ++i) {
+    threads_.emplace_back([this] { ThreadMain(); });
+  }
+}
+
+void Engine::StopThreads() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    threads_wake_.notify_all();
+  }
+  for (std::thread& thread : threads_) {
+    thread.join();
+  }
+  threads_.clear();
+}
+
+void Engine::BeginSession(std::function<void()> wake) {
+  const std::lock_guard lock(mutex_);
+  ++session_;
+  connected_ = true;
+  draining_ = false;
+  wake_ = std::move(wake);
+  last_handle_ = 0;
+  started_reported_ = 0;
+  function_of_.clear();
+  trigger_of_.clear();
+}
+
+void Engine::EndSession() {
+  const std::lock_guard lock(mutex_);
+  connected_ = false;
+  wake_ = nullptr;
+  for (const auto& function : functions_) {
+    function->waiting.clear();
+  }
+  acked_.clear();
+  others_.clear();
+  for (Running* running : running_) {
+    if (running->session == session_ && !running->cancelled.exchange(true) && running->on_cancel) {
+      running->on_cancel();
+    }
+  }
+}
+
+const std::string* Engine::Intern(const std::string& name) { return &*names_.insert(name).first; }
+
+void Engine::Deliver(std::shared_ptr<const ::tocsin::v1::Deliveries> frame) {
+  const TimePoint now = steady_clock::now();
+  const std::lock_guard lock(mutex_);
+  for (const auto& named : frame->functions()) {
+    for (const auto& function : functions_) {
+      if (function->name == named.name()) {
+        function_of_[named.function()] = function.get();
+      }
+    }
+  }
+  for (const auto& named : frame->triggers()) {
+    trigger_of_[{named.partition(), named.trigger()}] = Intern(named.name());
+  }
+  // Frames are mostly of one trigger and function: remember the last look-ups.
+  const auto* last = static_cast<const ::tocsin::v1::Delivery*>(nullptr);
+  Function* function = nullptr;
+  const std::string* trigger = nullptr;
+  for (const auto& one : frame->deliveries()) {
+    if (last == nullptr || last->function() != one.function()) {
+      const auto found = function_of_.find(one.function());
+      function = found == function_of_.end() ? nullptr : found->second;
+    }
+    if (last == nullptr || last->trigger() != one.trigger() ||
+        last->partition() != one.partition()) {
+      const auto found = trigger_of_.find({one.partition(), one.trigger()});
+      trigger = found == trigger_of_.end() ? Intern("") : found->second;
+    }
+    last = &one;
+    last_handle_ = std::max(last_handle_, one.handle());
+    if (function == nullptr) {
+      ::tocsin::v1::Answer answer;
+      answer.set_handle(one.handle());
+      answer.set_token(one.token());
+      answer.mutable_retry()->set_code("unknown_function");
+      answer.mutable_retry()->set_message("this worker does not serve the function");
+      others_.push_back(std::move(answer));
+      WakeWriterLocked();
+      continue;
+    }
+    function->waiting.push_back(Delivery{one.handle(), one.token(), one.offset(), one.partition(),
+                                         one.trigger(), one.run(), one.attempt(), one.lease_ms(),
+                                         one.recorded_us(), trigger, one.event(), frame, now});
+  }
+}
+
+std::optional<std::uint64_t> Engine::StartsNow() {
+  const std::lock_guard lock(mutex_);
+  std::size_t total = 0;
+  for (const auto& function : functions_) {
+    const std::size_t count = function->waiting.size();
+    if (count > 0 && (function->batch || count > function->concurrency - function->running)) {
+      return std::nullopt;
+    }
+    total += count;
+  }
+  if (total == 0 || total > idle_threads_) {
+    return std::nullopt;
+  }
+  started_reported_ = last_handle_;
+  return last_handle_;
+}
+
+void Engine::LetRun() {
+  const std::lock_guard lock(mutex_);
+  std::size_t total = 0;
+  for (const auto& function : functions_) {
+    total += function->waiting.size();
+  }
+  WakeThreadsLocked(total);
+}
+
+void Engine::WakeThreadsLocked(std::size_t count) {
+  if (count >= idle_threads_) {
+    threads_wake_.notify_all();
+    return;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    threads_wake_.notify_one();
+  }
+}
+
+void Engine::Cancel(const ::tocsin::v1::Cancel& cancel) {
+  const std::set<std::uint64_t> handles(cancel.handles().begin(), cancel.handles().end());
+  const std::lock_guard lock(mutex_);
+  for (const auto& function : functions_) {
+    std::erase_if(function->waiting,
+                  [&](const Delivery& delivery) { return handles.contains(delivery.handle); });
+  }
+  for (Running* running : running_) {
+    if (running->session == session_ && handles.contains(running->delivery.handle) &&
+        !running->cancelled.exchange(true) && running->on_cancel) {
+      running->on_cancel();
+    }
+  }
+  WakeWriterLocked();
+}
+
+void Engine::CancelAll() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& function : functions_) {
+    function->waiting.clear();
+  }
+  for (Running* running : running_) {
+    if (!running->cancelled.exchange(true) && running->on_cancel) {
+      running->on_cancel();
+    }
+  }
+}
+
+void Engine::SetDraining(bool draining) {
+  const std::lock_guard lock(mutex_);
+  draining_ = draining;
+  threads_wake_.notify_all();
+}
+
+std::uint64_t Engine::StartedThroughLocked() const {
+  std::uint64_t lowest = last_handle_ + 1;
+  for (const auto& function : functions_) {
+    if (!function->waiting.empty()) {
+      lowest = std::min(lowest, function->waiting.front().handle);
+    }
+  }
+  return lowest - 1;
+}
+
+bool Engine::TakeAnswers(::tocsin::v1::Answers* answers) {
+  std::vector<std::uint64_t> acked;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::uint64_t started = StartedThroughLocked();
+    if (acked_.empty() && others_.empty() && started == started_reported_) {
+      return false;
+    }
+    acked.swap(acked_);
+    for (auto& other : others_) {
+      *answers->add_others() = std::move(other);
+    }
+    others_.clear();
+    started_reported_ = started;
+    answers->set_started_through(started);
+  }
+  AddRanges(acked, answers);
+  return true;
+}
+
+bool Engine::HasAnswers() {
+  const std::lock_guard lock(mutex_);
+  return !acked_.empty() || !others_.empty() || StartedThroughLocked() != started_reported_;
+}
+
+bool Engine::Idle() {
+  const std::lock_guard lock(mutex_);
+  return acked_.empty() && others_.empty() &&
+         std::all_of(functions_.begin(), functions_.end(),
+                     [](const auto& function) { return function->waiting.empty(); }) &&
+         std::none_of(running_.begin(), running_.end(),
+                      [this](const Running* running) { return running->session == session_; });
+}
+
+void Engine::WakeWriterLocked() {
+  if (wake_) {
+    wake_();
+  }
+}
+
+Engine::Function* Engine::PickLocked(TimePoint now, std::vector<std::unique_ptr<Running>>* work,
+                                     TimePoint* wake) {
+  for (std::size_t i = 0; i < functions_.size(); ++i) {
+    Function& function = *functions_[(next_function_ + i) % functions_.size()];
+    if (function.waiting.empty() || function.running >= function.concurrency) {
+      continue;
+    }
+    std::size_t count = 1;
+    if (function.batch) {
+      const std::size_t full = function.batch_options.max_items;
+      const TimePoint due = function.waiting.front().received + function.batch_options.max_wait;
+      if (function.waiting.size() < full && now < due && !draining_) {
+        *wake = std::min(*wake, due);
+        continue;
+      }
+      count = std::min(full, function.waiting.size());
+    }
+    work->resize(count);
+    for (std::size_t j = 0; j < count; ++j) {
+      std::unique_ptr<Running>& running = (*work)[j];
+      running = std::make_unique<Running>();
+      running->delivery = std::move(function.waiting.front());
+      function.waiting.pop_front();
+      running->function = &function.name;
+      running->session = session_;
+      SetLease(*running, running->delivery.received, running->delivery.lease_ms);
+      running_.insert(running.get());
+    }
+    ++function.running;
+    next_function_ = (next_function_ + i + 1) % functions_.size();
+    return &function;
+  }
+  return nullptr;
+}
+
+void Engine::ThreadMain() {
+  std::vector<std::unique_ptr<Running>> work;
+  std::vector<Result> results;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    TimePoint wake = TimePoint::max();
+    Function* function = PickLocked(steady_clock::now(), &work, &wake);
+    if (function == nullptr) {
+      if (stopping_) {
+        return;
+      }
+      ++idle_threads_;
+      if (wake == TimePoint::max()) {
+        threads_wake_.wait(lock);
+      } else {
+        threads_wake_.wait_until(lock, wake);
+      }
+      --idle_threads_;
+      continue;
+    }
+    if (StartedThroughLocked() != started_reported_) {
+      WakeWriterLocked();
+    }
+    lock.unlock();
+    results.resize(work.size());
+    if (function->batch) {
+      RunBatch(*function, work, &results);
+    } else {
+      RunOne(*function, *work[0], &results[0]);
+    }
+    lock.lock();
+    --function->running;
+    for (std::size_t i = 0; i < work.size(); ++i) {
+      FinishLocked(*work[i], std::move(results[i]));
+    }
+    lock.unlock();
+    work.clear();  // frees frames without the mutex
+    results.clear();
+    lock.lock();
+  }
+}
+
+void Engine::RunOne(Function& function, Running& running, Result* result) {
+  const Event event = Event::Borrow(running.delivery.event);
+  Context context(this, &running);
+  try {
+    *result = function.handler(event, context);
+  } catch (...) {
+    *result = FromException(std::current_exception());
+  }
+}
+
+void Engine::RunBatch(Function& function, std::vector<std::unique_ptr<Running>>& work,
+                      std::vector<Result>* results) {
+  std::vector<Event> events;
+  std::deque<Context> contexts;
+  std::vector<Context*> pointers;
+  for (const auto& running : work) {
+    events.push_back(Event::Borrow(running->delivery.event));
+    pointers.push_back(&contexts.emplace_back(this, running.get()));
+  }
+  BatchResult answers;
+  try {
+    answers = function.batch(events, pointers);
+  } catch (...) {
+    answers.assign(work.size(), FromException(std::current_exception()));
+  }
+  if (answers.empty()) {
+    answers.resize(work.size());
+  }
+  while (answers.size() < work.size()) {
+    answers.push_back(RetryError("no_result", "the batch handler gave no result for this event"));
+  }
+  std::move(answers.begin(), answers.begin() + static_cast<std::ptrdiff_t>(work.size()),
+            results->begin());
+}
+
+void Engine::FinishLocked(Running& running, Result&& result) {
+  running_.erase(&running);
+  if (!connected_ || running.session != session_ || running.cancelled) {
+    WakeWriterLocked();  // a drain may be waiting for it
+    return;
+  }
+  if (running.sent_more) {  // an extension after the outcome would only be stale
+    std::erase_if(others_, [&running](const ::tocsin::v1::Answer& answer) {
+      return answer.handle() == running.delivery.handle;
+    });
+  }
+  if (result.kind == Result::Kind::kAck && running.emitted.empty()) {
+    acked_.push_back(running.delivery.handle);
+  } else {
+    others_.push_back(ToAnswer(running, std::move(result)));
+  }
+  WakeWriterLocked();
+}
+
+void Engine::OnCancel(Running& running, std::function<void()> callback) {
+  const std::lock_guard lock(mutex_);
+  if (running.cancelled) {
+    if (callback) {
+      callback();
+    }
+    return;
+  }
+  running.on_cancel = std::move(callback);
+}
+
+void Engine::SendAnswer(Running& running, ::tocsin::v1::Answer answer) {
+  const std::lock_guard lock(mutex_);
+  if (!connected_ || running.session != session_ || running.cancelled) {
+    return;
+  }
+  running.sent_more = true;
+  others_.push_back(std::move(answer));
+  WakeWriterLocked();
+}
+
+std::optional<Result> Engine::Call(const std::string& name, const Event& event, Running& running) {
+  for (const auto& function : functions_) {
+    if (function->name != name) {
+      continue;
+    }
+    running.function = &function->name;
+    Context context(this, &running);
+    try {
+      if (function->handler) {
+        return function->handler(event, context);
+      }
+      Context* const pointer = &context;
+      BatchResult results = function->batch({&event, 1}, {&pointer, 1});
+      return results.empty() ? Ack() : results.front();
+    } catch (...) {
+      return FromException(std::current_exception());
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace tocsin::sdk::internal
+
+namespace tocsin::sdk {
+
+using internal::Running;
+
+Context::Context(internal::Engine* engine, Running* running) : engine_(engine), running_(running) {}
+
+std::uint32_t Context::attempt() const { return running_->delivery.attempt; }
+std::uint32_t Context::partition() const { return running_->delivery.partition; }
+std::uint64_t Context::offset() const { return running_->delivery.offset; }
+const std::string& Context::trigger() const { return *running_->delivery.trigger_name; }
+const std::string& Context::function() const { return *running_->function; }
+std::int64_t Context::recorded_us() const { return running_->delivery.recorded_us; }
+
+std::chrono::milliseconds Context::lease() const {
+  return std::chrono::milliseconds(running_->lease_ms);
+}
+
+std::chrono::steady_clock::time_point Context::lease_expires() const {
+  return internal::TimePoint(std::chrono::nanoseconds(running_->lease_expires_ns));
+}
+
+std::string Context::delivery_id() const {
+  const internal::Delivery& delivery = running_->delivery;
+  return fmt::format("{}/{}/{}/{}", delivery.partition, delivery.offset, delivery.trigger,
+                     delivery.run);
+}
+
+bool Context::Cancelled() const { return running_->cancelled; }
+
+void Context::OnCancel(std::function<void()> callback) {
+  engine_->OnCancel(*running_, std::move(callback));
+}
+
+void Context::Extend(std::chrono::milliseconds by) {
+  const std::int64_t lease_ms = by.count() > 0 ? by.count() : running_->delivery.lease_ms;
+  internal::SetLease(*running_, std::chrono::steady_clock::now(), lease_ms);
+  ::tocsin::v1::Answer answer;
+  answer.set_handle(running_->delivery.handle);
+  answer.set_token(running_->delivery.token);
+  answer.mutable_extend()->set_by_ms(
+      static_cast<std::uint64_t>(std::max<std::int64_t>(by.count(), 0)));
+  engine_->SendAnswer(*running_, std::move(answer));
+}
+
+void Context::Progress(std::string message) {
+  ::tocsin::v1::Answer answer;
+  answer.set_handle(running_->delivery.handle);
+  answer.set_token(running_->delivery.token);
+  answer.mutable_progress()->set_message(internal::CleanText(message));
+  engine_->SendAnswer(*running_, std::move(answer));
+}
+
+absl::Status Context::Emit(const Event& event) {
+  if (!event.Valid()) {
+    return absl::InvalidArgumentError("an emitted event needs id, source and type");
+  }
+  std::string encoded = event.Encoded();
+  const std::lock_guard lock(running_->emitted_mutex);
+  if (running_->emitted.size() >= kEmittedMax ||
+      running_->emitted_bytes + encoded.size() > kEmittedBytesMax) {
+    return absl::ResourceExhaustedError(
+        fmt::format("at most {} events and {} bytes can be emitted with one answer", kEmittedMax,
+                    kEmittedBytesMax));
+  }
+  running_->emitted_bytes += encoded.size();
+  running_->emitted.push_back(std::move(encoded));
+  return absl::OkStatus();
+}
+
+}  // namespace tocsin::sdk

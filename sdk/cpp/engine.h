@@ -1,0 +1,168 @@
+// Engine: the worker's half of the worker protocol without the stream: what waits, what runs, what
+// is to be answered, and the threads that call the handlers.
+//
+//   Deliver ─> function queue ─(a thread, below its concurrency)─> handler ─> answers ─>
+//   TakeAnswers
+//
+// A session is one connection. Ending it forgets what waits, cancels what runs and drops answers,
+// because the broker queues everything again. started_through = one below the lowest handle that
+// still waits: handles rise within a session and each queue is first in, first out.
+//
+// Threading: every method from any thread; one mutex. Handlers run without it.
+
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "sdk/cpp/worker.h"
+#include "tocsin/v1/worker.pb.h"
+
+namespace tocsin::sdk::internal {
+
+using TimePoint = std::chrono::steady_clock::time_point;
+
+struct Delivery {
+  std::uint64_t handle = 0;
+  std::uint64_t token = 0;
+  std::uint64_t offset = 0;
+  std::uint32_t partition = 0;
+  std::uint32_t trigger = 0;
+  std::uint32_t run = 0;
+  std::uint32_t attempt = 1;
+  std::uint32_t lease_ms = 0;
+  std::int64_t recorded_us = 0;
+  const std::string* trigger_name = nullptr;
+  std::string_view event;
+  std::shared_ptr<const void> frame;  // what `event` points into
+  TimePoint received;
+};
+
+// A delivery in a handler's hands.
+struct Running {
+  Delivery delivery;
+  const std::string* function = nullptr;
+  std::uint64_t session = 0;
+  std::atomic<bool> cancelled = false;
+  std::atomic<std::int64_t> lease_ms = 0;
+  std::atomic<std::int64_t> lease_expires_ns = 0;
+  // Guarded by the engine's mutex.
+  std::function<void()> on_cancel;
+  bool sent_more = false;  // an Extend or Progress may wait to be sent
+  // Of the handler's threads; guarded by emitted_mutex.
+  std::mutex emitted_mutex;
+  std::vector<std::string> emitted;
+  std::size_t emitted_bytes = 0;
+};
+
+// The text as valid UTF-8 of at most 4 KiB: a protobuf string must be, or the broker ends the
+// stream, and an error message may be anything.
+std::string CleanText(std::string_view text);
+
+class Engine {
+ public:
+  Engine(std::string name, WorkerOptions options);
+  ~Engine();
+
+  void AddFunction(std::string name, Handler handler, std::uint32_t concurrency);
+  void AddBatch(std::string name, BatchHandler handler, BatchOptions options);
+
+  const std::string& name() const { return name_; }
+  const WorkerOptions& options() const { return options_; }
+  const LogSink& log() const { return options_.connection.log; }
+  std::vector<std::string> FunctionNames() const;
+  std::uint32_t CreditEvents() const;
+
+  void StartThreads();
+  void StopThreads();  // after what runs has returned
+
+  // A new session; `wake` is called (under the mutex: it must only notify) when there is something
+  // to send after there was nothing.
+  void BeginSession(std::function<void()> wake);
+  void EndSession();
+
+  // Takes a frame's deliveries in. Does not let the threads know yet: LetRun does.
+  void Deliver(std::shared_ptr<const ::tocsin::v1::Deliveries> frame);
+  // The handle up to which everything begins at once when LetRun is called, if that is all of it.
+  std::optional<std::uint64_t> StartsNow();
+  void LetRun();
+  void Cancel(const ::tocsin::v1::Cancel& cancel);
+  void CancelAll();
+  // While draining, batches do not wait to fill.
+  void SetDraining(bool draining);
+
+  // Moves what is to be answered into `answers`. False: nothing.
+  bool TakeAnswers(::tocsin::v1::Answers* answers);
+  bool HasAnswers();
+  // Nothing waits, runs or is to be answered in this session.
+  bool Idle();
+
+  // For Context and TestBroker.
+  void OnCancel(Running& running, std::function<void()> callback);
+  void SendAnswer(Running& running, ::tocsin::v1::Answer answer);
+  // Runs a function's handler here and now, as TestBroker does. nullopt: no such function.
+  std::optional<Result> Call(const std::string& function, const Event& event, Running& running);
+  const std::string* Intern(const std::string& name);
+
+ private:
+  struct Function {
+    std::string name;
+    Handler handler;
+    BatchHandler batch;
+    BatchOptions batch_options;
+    std::uint32_t concurrency = 1;
+    std::uint32_t running = 0;
+    std::deque<Delivery> waiting;
+  };
+
+  std::uint64_t StartedThroughLocked() const;
+  Function* PickLocked(TimePoint now, std::vector<std::unique_ptr<Running>>* work, TimePoint* wake);
+  void ThreadMain();
+  void RunOne(Function& function, Running& running, Result* result);
+  void RunBatch(Function& function, std::vector<std::unique_ptr<Running>>& work,
+                std::vector<Result>* results);
+  void FinishLocked(Running& running, Result&& result);
+  void WakeWriterLocked();
+  void WakeThreadsLocked(std::size_t count);
+
+  // Set at construction or before StartThreads.
+  const std::string name_;
+  const WorkerOptions options_;
+  std::vector<std::unique_ptr<Function>> functions_;
+  std::vector<std::thread> threads_;
+
+  // Guarded by mutex_.
+  std::mutex mutex_;
+  std::condition_variable threads_wake_;
+  std::function<void()> wake_;
+  std::uint64_t session_ = 0;
+  bool connected_ = false;
+  bool draining_ = false;
+  bool stopping_ = false;
+  std::size_t idle_threads_ = 0;
+  std::size_t next_function_ = 0;
+  std::uint64_t last_handle_ = 0;
+  std::uint64_t started_reported_ = 0;
+  std::set<Running*> running_;
+  std::map<std::uint32_t, Function*> function_of_;  // by the broker's number
+  std::map<std::pair<std::uint32_t, std::uint32_t>, const std::string*> trigger_of_;
+  std::set<std::string> names_;  // addresses stay, so what runs may outlive its session
+  std::vector<std::uint64_t> acked_;
+  std::vector<::tocsin::v1::Answer> others_;
+};
+
+}  // namespace tocsin::sdk::internal
