@@ -1,4 +1,5 @@
-// CRC-32C (Castagnoli, RFC 3720 appendix B.4): SSE4.2 where the processor has it, a table elsewhere.
+// CRC-32C (Castagnoli, RFC 3720 appendix B.4): SSE4.2 where the processor has it, a table
+// elsewhere.
 
 #pragma once
 

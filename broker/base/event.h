@@ -71,9 +71,9 @@ std::string CanonicalValue(const AttributeView& attribute);
 struct EventLimits {
   std::size_t event_bytes_max = std::size_t{1} << 20;
   std::size_t attributes_max = 256;
-  std::size_t name_bytes_max = 64;       // attribute names
+  std::size_t name_bytes_max = 64;  // attribute names
   std::size_t attribute_bytes_max = 64 * 1024;
-  std::size_t key_bytes_max = 1024;      // partitionkey; id and source: 4096
+  std::size_t key_bytes_max = 1024;  // partitionkey; id and source: 4096
 };
 
 // Names beginning with this are ours; from outside they are stripped (or, for a

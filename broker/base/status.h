@@ -26,10 +26,10 @@ inline std::string_view MessageOf(const absl::Status& status) {
 
 }  // namespace tocsin
 
-#define TOCSIN_RETURN_IF_ERROR(expression)             \
-  do {                                                 \
-    ::absl::Status tocsin_status = (expression);       \
-    if (!tocsin_status.ok()) return tocsin_status;     \
+#define TOCSIN_RETURN_IF_ERROR(expression)         \
+  do {                                             \
+    ::absl::Status tocsin_status = (expression);   \
+    if (!tocsin_status.ok()) return tocsin_status; \
   } while (false)
 
 #define TOCSIN_CONCAT_INNER(a, b) a##b

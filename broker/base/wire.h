@@ -23,9 +23,9 @@ class WireReader {
   // Each returns false, and leaves the reader unusable, when the bytes are malformed or too short.
   bool ReadVarint(std::uint64_t& value);
   bool ReadTag(std::uint32_t& field, WireType& type);
-  bool ReadBytes(std::string_view& value);                // varint length, then that many bytes
+  bool ReadBytes(std::string_view& value);  // varint length, then that many bytes
   bool ReadFixed(std::size_t count, std::string_view& value);
-  bool ReadU32(std::uint32_t& value);                     // little-endian
+  bool ReadU32(std::uint32_t& value);  // little-endian
   bool ReadU64(std::uint64_t& value);
   bool Skip(WireType type);
 
