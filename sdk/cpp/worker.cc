@@ -254,12 +254,14 @@ bool Worker::Loop::OnFrame(Session& session, pb::BrokerFrame& frame,
       Log(fmt::format("worker {}: attached to {} (session {}, {} functions, {} at a time)",
                       engine_.name(), engine_.options().connection.target, welcome.session(),
                       engine_.FunctionNames().size(), engine_.CreditEvents()));
-      const std::lock_guard lock(session.mutex);
-      session.welcomed = true;
-      if (welcome.heartbeat_ms() > 0) {
-        session.heartbeat = milliseconds(welcome.heartbeat_ms());
+      {
+        const std::lock_guard lock(session.mutex);
+        session.welcomed = true;
+        if (welcome.heartbeat_ms() > 0) {
+          session.heartbeat = milliseconds(welcome.heartbeat_ms());
+        }
       }
-      session.wake.notify_one();
+      session.Wake();  // the heartbeat's interval begins
       return true;
     }
     case pb::BrokerFrame::kDeliveries:

@@ -1,0 +1,417 @@
+// The worker's half of the protocol, against a broker whose every frame the test decides.
+
+#include "sdk/cpp/worker.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <latch>
+#include <stdexcept>
+#include <thread>  // Run() blocks, so it needs a thread of the test's
+
+#include "tests/unit/sdk/fake_broker.h"
+
+namespace tocsin::sdk {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class WorkerTest : public ::testing::Test {
+ protected:
+  WorkerOptions Options() {
+    WorkerOptions options;
+    options.connection = broker_.Connection();
+    options.connection.token = "secret";
+    options.handle_signals = false;
+    return options;
+  }
+  // Runs the worker, until the session given dies, and takes its first session up to the Welcome.
+  std::shared_ptr<FakeSession> Run(Worker& worker, std::uint32_t heartbeat_ms = 4000) {
+    worker_ = &worker;
+    thread_ = std::thread([this, &worker] { status_ = worker.Run(); });
+    auto session = Session(heartbeat_ms);
+    // Dies before the test's worker, which is declared before it.
+    return {session.get(), [this, session](FakeSession*) { End(); }};
+  }
+  std::shared_ptr<FakeSession> Session(std::uint32_t heartbeat_ms = 4000) {
+    auto session = broker_.NextSession();
+    EXPECT_NE(session, nullptr);
+    const auto hello = session->NextFrame();
+    EXPECT_TRUE(hello.has_value() && hello->has_hello());
+    hello_ = hello->hello();
+    session->Welcome(heartbeat_ms);
+    return session;
+  }
+  int Stop() {
+    worker_->Stop();
+    return Join();
+  }
+  int Join() {
+    thread_.join();
+    return status_;
+  }
+  void End() {
+    if (thread_.joinable()) {
+      worker_->Abort();
+      thread_.join();
+    }
+  }
+
+  FakeBroker broker_;
+  v1::Hello hello_;
+  Worker* worker_ = nullptr;
+  std::thread thread_;
+  int status_ = -1;
+};
+
+TEST_F(WorkerTest, HelloNamesFunctionsAndTheirSummedCredit) {
+  Worker worker("orders", Options());
+  worker.On("charge", [](const Event&, Context&) { return Ack(); }, {.concurrency = 8});
+  worker.OnBatch("index", [](auto, auto) { return BatchResult{}; },
+                 {.max_items = 10, .max_wait = milliseconds(1), .concurrency = 2});
+  const auto session = Run(worker);
+  EXPECT_EQ(hello_.worker(), "orders");
+  EXPECT_EQ(hello_.protocol(), 1U);
+  EXPECT_THAT(hello_.functions(), ElementsAre("charge", "index"));
+  EXPECT_EQ(hello_.credit().events(), 28U);
+  EXPECT_EQ(session->authorization, "Bearer secret");
+  EXPECT_EQ(Stop(), 0);
+}
+
+TEST_F(WorkerTest, ReturnAcksAndContextTellsTheDelivery) {
+  Worker worker("orders", Options());
+  std::string seen;
+  worker.On("charge", [&](const Event& event, Context& context) {
+    seen = std::string(event.id()) + " " + context.delivery_id() + " " + context.trigger() + " " +
+           std::to_string(context.attempt()) + " " + std::string(event.data());
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 5, 1, 3);
+  EXPECT_THAT(session->Acked(1), ElementsAre(5));
+  EXPECT_EQ(seen, R"(5 1/105/3/0 on-order 3 {"total":12})");
+  EXPECT_EQ(session->started_through, 5U);
+}
+
+TEST_F(WorkerTest, EveryOutcomeReachesTheBroker) {
+  Worker worker("orders", Options());
+  worker.On("charge", [&](const Event& event, Context&) -> Result {
+    const std::string id(event.id());
+    if (id == "1") return RetryAfter(milliseconds(2500), "busy");
+    if (id == "2") return RetryError("db", "gone");
+    if (id == "3") return Reject("never");
+    if (id == "4") return Drop("old");
+    throw std::runtime_error("broken \xff");
+  });
+  const auto session = Run(worker);
+  const auto answer = [&](std::uint64_t handle) {
+    session->Deliver("charge", handle);
+    return session->NextOther();
+  };
+  const v1::Answer after = answer(1);
+  EXPECT_EQ(after.retry().after_ms(), 2500U);
+  EXPECT_EQ(after.token(), 1001U);
+  EXPECT_EQ(answer(2).retry().code(), "db");
+  EXPECT_EQ(answer(3).reject().reason(), "never");
+  EXPECT_EQ(answer(4).drop().reason(), "old");
+  const v1::Answer thrown = answer(5);
+  EXPECT_EQ(thrown.retry().code(), "exception");
+  EXPECT_EQ(thrown.retry().message(), "broken ?");  // a frame must be UTF-8
+  EXPECT_EQ(thrown.retry().after_ms(), 0U);
+}
+
+TEST_F(WorkerTest, EmittedEventsRideWithTheAckButNotWithARetry) {
+  Worker worker("orders", Options());
+  worker.On("charge", [&](const Event&, Context& context) {
+    EXPECT_TRUE(context.Emit(Event("order.charged", "/billing")).ok());
+    EXPECT_FALSE(context.Emit(Event("", "/billing")).ok());
+    return context.attempt() == 1 ? RetryError("x", "y") : Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 1, 1);
+  EXPECT_EQ(session->NextOther().emitted_size(), 0);
+  session->Deliver("charge", 2, 1, 2);
+  const v1::Answer ack = session->NextOther();
+  EXPECT_TRUE(ack.has_ack());
+  ASSERT_EQ(ack.emitted_size(), 1);
+  EXPECT_EQ(Event::FromEncoded(ack.emitted(0)).type(), "order.charged");
+}
+
+TEST_F(WorkerTest, AcksAreCoalescedIntoRanges) {
+  Worker worker("orders", Options());
+  worker.On("charge", [&](const Event&, Context&) { return Ack(); }, {.concurrency = 2000});
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 2000);
+  std::vector<std::uint64_t> handles = session->Acked(2000);
+  std::sort(handles.begin(), handles.end());
+  EXPECT_EQ(handles.front(), 1U);
+  EXPECT_EQ(handles.back(), 2000U);
+  EXPECT_TRUE(std::adjacent_find(handles.begin(), handles.end()) == handles.end());
+  EXPECT_LT(session->ranges, 1000U);
+}
+
+TEST_F(WorkerTest, NeverRunsMoreThanItsConcurrencyAndReportsWhatIsStarted) {
+  Worker worker("orders", Options());
+  std::atomic<int> running = 0;
+  std::atomic<int> most = 0;
+  TestQueue<int> begun;
+  TestQueue<int> proceed;
+  worker.On("charge",
+            [&](const Event&, Context&) {
+              most = std::max(most.load(), ++running);
+              begun.Push(1);
+              proceed.Pop();
+              --running;
+              return Ack();
+            },
+            {.concurrency = 3});
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 9);
+  for (int i = 0; i < 3; ++i) {
+    begun.Pop();
+  }
+  std::uint64_t started = 0;
+  while (started < 3) {
+    const auto frame = session->frames.Pop();
+    ASSERT_TRUE(frame.has_value());
+    started = frame->answers().started_through();
+  }
+  EXPECT_EQ(started, 3U);  // and not 9: the rest only waits here
+  for (int i = 0; i < 9; ++i) {
+    proceed.Push(1);
+  }
+  EXPECT_EQ(session->Acked(9).size(), 9U);
+  EXPECT_EQ(most, 3);
+}
+
+TEST_F(WorkerTest, CancelReachesTheHandlerAndItsAnswerIsNotSent) {
+  Worker worker("orders", Options());
+  TestQueue<int> cancelled;
+  worker.On("charge", [&](const Event& event, Context& context) {
+    if (event.id() == "1") {
+      std::latch over(1);
+      context.OnCancel([&over] { over.count_down(); });
+      over.wait();
+      EXPECT_TRUE(context.Cancelled());
+      cancelled.Push(1);
+    }
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1);
+  session->Cancel(1);
+  ASSERT_TRUE(cancelled.Pop().has_value());
+  session->Deliver("charge", 2);
+  EXPECT_THAT(session->Acked(1), ElementsAre(2));
+}
+
+TEST_F(WorkerTest, ACancelledDeliveryThatWaitsIsNeverRun) {
+  Worker worker("orders", Options());
+  TestQueue<int> begun;
+  TestQueue<int> proceed;
+  std::vector<std::string> ran;
+  worker.On("charge", [&](const Event& event, Context&) {
+    ran.emplace_back(event.id());
+    begun.Push(1);
+    proceed.Pop();
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 3);
+  begun.Pop();
+  session->Cancel(2);
+  session->Deliver("other", 4);  // its refusal says that the Cancel was read
+  EXPECT_EQ(session->NextOther().retry().code(), "unknown_function");
+  proceed.Push(1);
+  proceed.Push(1);
+  EXPECT_THAT(session->Acked(2), ElementsAre(1, 3));
+  EXPECT_THAT(ran, ElementsAre("1", "3"));
+}
+
+TEST_F(WorkerTest, ExtendIsSentWhileTheHandlerRuns) {
+  Worker worker("orders", Options());
+  TestQueue<int> proceed;
+  worker.On("charge", [&](const Event&, Context& context) {
+    context.Extend(milliseconds(60'000));
+    EXPECT_EQ(context.lease(), milliseconds(60'000));
+    proceed.Pop();
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1);
+  EXPECT_EQ(session->NextOther().extend().by_ms(), 60'000U);
+  proceed.Push(1);
+  EXPECT_THAT(session->Acked(1), ElementsAre(1));
+}
+
+TEST_F(WorkerTest, HeartbeatsComeWhileAHandlerHangs) {
+  Worker worker("orders", Options());
+  TestQueue<int> proceed;
+  worker.On("charge", [&](const Event&, Context&) {
+    proceed.Pop();
+    return Ack();
+  });
+  const auto session = Run(worker, 20);
+  session->Deliver("charge", 1);
+  for (int beats = 0; beats < 3;) {
+    const auto frame = session->NextFrame();
+    ASSERT_TRUE(frame.has_value());
+    beats += frame->has_heartbeat() ? 1 : 0;
+  }
+  proceed.Push(1);
+}
+
+TEST_F(WorkerTest, BrokenConnectionForgetsAnswersAndAttachesAgain) {
+  Worker worker("orders", Options());
+  TestQueue<bool> cancelled;
+  TestQueue<int> begun;
+  worker.On("charge", [&](const Event& event, Context& context) {
+    if (event.id() == "1") {
+      begun.Push(1);
+      std::latch over(1);
+      context.OnCancel([&over] { over.count_down(); });
+      over.wait();
+      cancelled.Push(context.Cancelled());
+    }
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 5);
+  begun.Pop();
+  session->Kill();
+  EXPECT_EQ(cancelled.Pop(), true);
+  const auto next = Session();
+  next->Deliver("charge", 2, 2);
+  EXPECT_THAT(next->Acked(2), ElementsAre(2, 3));
+}
+
+TEST_F(WorkerTest, ComesBackAfterARefusalAndSaysWhy) {
+  broker_.set_attach_status({grpc::StatusCode::UNAUTHENTICATED, "no such token"});
+  WorkerOptions options = Options();
+  TestQueue<std::string> lines;
+  options.connection.log = [&](std::string_view line) { lines.Push(std::string(line)); };
+  Worker worker("orders", options);
+  worker.On("charge", [](const Event&, Context&) { return Ack(); });
+  const auto session = Run(worker);
+  EXPECT_THAT(lines.Pop().value_or(""), HasSubstr("UNAUTHENTICATED: no such token"));
+  EXPECT_EQ(Stop(), 0);
+}
+
+TEST_F(WorkerTest, StopFinishesWhatItHoldsThenLeaves) {
+  Worker worker("orders", Options());
+  TestQueue<int> begun;
+  TestQueue<int> proceed;
+  worker.On("charge", [&](const Event&, Context&) {
+    begun.Push(1);
+    proceed.Pop();
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 2);
+  begun.Pop();
+  worker.Stop();
+  const auto leaving = session->NextFrame();
+  ASSERT_TRUE(leaving.has_value());
+  EXPECT_TRUE(leaving->has_leaving());
+  proceed.Push(1);
+  proceed.Push(1);
+  EXPECT_THAT(session->Acked(2), ElementsAre(1, 2));
+  EXPECT_EQ(session->frames.Pop(), std::nullopt);  // half-closed, nothing after the answers
+  EXPECT_EQ(Join(), 0);
+}
+
+TEST_F(WorkerTest, BrokersDrainMakesItLeaveAndComeBack) {
+  Worker worker("orders", Options());
+  worker.On("charge", [](const Event&, Context&) { return Ack(); });
+  const auto session = Run(worker);
+  session->Drain();
+  const auto leaving = session->NextFrame();
+  ASSERT_TRUE(leaving.has_value());
+  EXPECT_TRUE(leaving->has_leaving());
+  const auto next = Session();
+  next->Deliver("charge", 1);
+  EXPECT_THAT(next->Acked(1), ElementsAre(1));
+}
+
+TEST_F(WorkerTest, SigtermDrains) {
+  WorkerOptions options = Options();
+  options.handle_signals = true;
+  Worker worker("orders", options);
+  worker.On("charge", [](const Event&, Context&) { return Ack(); });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1);
+  session->Acked(1);
+  raise(SIGTERM);
+  const auto leaving = session->NextFrame();
+  ASSERT_TRUE(leaving.has_value());
+  EXPECT_TRUE(leaving->has_leaving());
+  EXPECT_EQ(Join(), 0);
+}
+
+TEST_F(WorkerTest, AbortCancelsWhatRuns) {
+  Worker worker("orders", Options());
+  TestQueue<int> begun;
+  worker.On("charge", [&](const Event&, Context& context) {
+    std::latch over(1);
+    context.OnCancel([&over] { over.count_down(); });
+    begun.Push(1);
+    over.wait();
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1);
+  begun.Pop();
+  worker.Abort();
+  EXPECT_EQ(Join(), 1);
+}
+
+TEST_F(WorkerTest, BatchGetsWhatArrivedAndAnswersOneByOne) {
+  Worker worker("orders", Options());
+  std::vector<std::size_t> sizes;
+  worker.OnBatch("index",
+                 [&](std::span<const Event> events, std::span<Context* const> contexts) {
+                   sizes.push_back(events.size());
+                   BatchResult results(events.size());
+                   for (std::size_t i = 0; i < events.size(); ++i) {
+                     EXPECT_EQ(contexts[i]->trigger(), "on-order");
+                     if (events[i].id() == "2") results[i] = Reject("odd one");
+                   }
+                   return results;
+                 },
+                 {.max_items = 4, .max_wait = milliseconds(30)});
+  const auto session = Run(worker);
+  session->Deliver("index", 1, 4);
+  const auto frame = session->NextFrame();
+  ASSERT_TRUE(frame.has_value());
+  EXPECT_EQ(frame->answers().acked_size(), 2);  // 1, 3 to 4
+  ASSERT_EQ(frame->answers().others_size(), 1);
+  EXPECT_EQ(frame->answers().others(0).reject().reason(), "odd one");
+  session->Deliver("index", 5, 1);  // never full: goes after max_wait
+  EXPECT_THAT(session->Acked(1), ElementsAre(5));
+  EXPECT_THAT(sizes, ElementsAre(4, 1));
+}
+
+TEST_F(WorkerTest, ManySessionsAndDeliveriesUnderLoadAreEachAnsweredOnce) {
+  Worker worker("orders", Options());
+  std::atomic<int> calls = 0;
+  worker.On("charge",
+            [&](const Event&, Context&) {
+              ++calls;
+              return Ack();
+            },
+            {.concurrency = 4});
+  const auto session = Run(worker);
+  for (std::uint64_t first = 1; first < 20'000; first += 500) {
+    session->Deliver("charge", first, 500);
+  }
+  EXPECT_EQ(session->Acked(20'000).size(), 20'000U);
+  EXPECT_EQ(calls, 20'000);
+  EXPECT_EQ(Stop(), 0);
+}
+
+}  // namespace
+}  // namespace tocsin::sdk
