@@ -44,7 +44,8 @@ struct Grant {
   TriggerNumber trigger;
   std::uint32_t count = 0;
   std::uint64_t bytes = 0;
-  bool alone = false;  // exactly one, and the session holds nothing else
+  bool alone = false;         // exactly one, and the session holds nothing else
+  std::string_view function;  // of the trigger; lives as long as the dispatcher
 };
 
 // Port: tells a partition's shard that Exchange() may now give more. Thread-safe, does not block.
@@ -94,9 +95,12 @@ class Dispatcher {
                            std::uint32_t concurrency);
 
   // Called by the partition's shard once per turn with every trigger whose count changed since;
-  // appends to `grants`. What could not be granted is remembered: Wake() follows when it can.
+  // appends to `grants`. What could not be granted is remembered: Wake() follows when it can. What
+  // is granted is subtracted here, so a trigger that was granted something is offered again in the
+  // next call with what it has then, whatever the count.
   void Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
                 std::vector<Grant>& grants);
+  // At most once per grant. `unused_bytes` is grant.bytes less what was delivered, at least 0.
   void Release(const Grant& grant, std::uint32_t unused_count, std::uint64_t unused_bytes);
 
   // A worker attached. The session is in force until Detach().

@@ -1,0 +1,540 @@
+#include "dispatch/dispatcher.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "broker/base/check.h"
+#include "dispatch/dispatcher_impl.h"
+
+namespace tocsin {
+
+FunctionState& Dispatcher::Impl::Function(std::string_view name) {
+  auto found = functions.find(name);
+  if (found == functions.end()) {
+    auto made = std::make_unique<FunctionState>();
+    made->name = name;
+    found = functions.emplace(std::string(name), std::move(made)).first;
+  }
+  return *found->second;
+}
+
+PartitionState& Dispatcher::Impl::Partition(PartitionId id) { return partitions[id]; }
+
+SessionLoad& Dispatcher::Impl::LoadOf(const WorkerSession& session) const {
+  return session.impl_->load;
+}
+
+void Dispatcher::Impl::MarkPending(FunctionPartition& fp) {
+  if (fp.pending) return;
+  fp.pending = true;
+  Partition(fp.partition).pending.push_back(&fp);
+}
+
+// Keeps `waiting` and the sessions' count of waiters in step with `demands`.
+void Dispatcher::Impl::WaitingChanged(FunctionPartition& fp) {
+  const bool waits = !fp.demands.empty();
+  FunctionState& function = *fp.function;
+  const bool stands = fp.prev != nullptr || fp.next != nullptr || function.waiting.front() == &fp;
+  if (waits == stands) return;
+  if (waits) {
+    function.waiting.PushBack(&fp);
+  } else {
+    function.waiting.Remove(&fp);
+  }
+  for (const auto& session : function.sessions) {
+    std::uint64_t& waiters = LoadOf(*session).waiters;
+    waits ? ++waiters : --waiters;
+  }
+}
+
+void Dispatcher::Impl::Link(Demand& demand) {
+  TriggerState& trigger = *demand.trigger;
+  if (demand.linked == nullptr && !demand.blocked && demand.ready > 0) {
+    if (trigger.Left() <= trigger.linked || !trigger.blocked.empty()) {
+      demand.blocked = true;
+      trigger.blocked.PushBack(&demand);
+    } else {
+      FunctionPartition& fp = trigger.function->partitions[demand.partition];
+      fp.function = trigger.function;
+      fp.partition = demand.partition;
+      demand.linked = &fp;
+      fp.demands.PushBack(&demand);
+      fp.ready += demand.ready;
+      ++trigger.linked;
+      WaitingChanged(fp);
+    }
+  }
+  if (demand.linked_alone == nullptr && demand.alone > 0) {
+    FunctionPartition& fp = trigger.function->partitions[demand.partition];
+    fp.function = trigger.function;
+    fp.partition = demand.partition;
+    demand.linked_alone = &fp;
+    fp.alone.PushBack(&demand);
+    ++trigger.function->alone_waiting;
+  }
+}
+
+void Dispatcher::Impl::Unlink(Demand& demand) {
+  if (demand.blocked) {
+    demand.trigger->blocked.Remove(&demand);
+    demand.blocked = false;
+  }
+  if (FunctionPartition* fp = std::exchange(demand.linked, nullptr); fp != nullptr) {
+    fp->demands.Remove(&demand);
+    fp->ready -= demand.ready;
+    --demand.trigger->linked;
+    WaitingChanged(*fp);
+  }
+  if (FunctionPartition* fp = std::exchange(demand.linked_alone, nullptr); fp != nullptr) {
+    fp->alone.Remove(&demand);
+    --fp->function->alone_waiting;
+  }
+}
+
+void Dispatcher::Impl::SetDemand(Demand& demand, std::size_t ready, std::size_t alone) {
+  if (demand.linked != nullptr && ready > 0) {  // keeps its place
+    demand.linked->ready = demand.linked->ready - demand.ready + ready;
+    demand.ready = ready;
+  } else if (ready == 0 || demand.ready == 0) {
+    if (demand.linked != nullptr || demand.blocked) {
+      FunctionPartition* alone_in = std::exchange(demand.linked_alone, nullptr);
+      Unlink(demand);
+      demand.linked_alone = alone_in;
+    }
+    demand.ready = ready;
+  } else {
+    demand.ready = ready;  // blocked
+  }
+  if (alone == 0 && demand.linked_alone != nullptr) {
+    demand.linked_alone->alone.Remove(&demand);
+    --demand.linked_alone->function->alone_waiting;
+    demand.linked_alone = nullptr;
+  }
+  demand.alone = alone;
+  Link(demand);
+}
+
+// Concurrency came free, or its bound rose: those that waited longest stand for it first.
+void Dispatcher::Impl::Unblock(TriggerState& trigger, Wakes& wakes) {
+  bool any = false;
+  while (!trigger.blocked.empty() && trigger.Left() > trigger.linked) {
+    Demand& demand = *trigger.blocked.front();
+    trigger.blocked.Remove(&demand);
+    demand.blocked = false;
+    FunctionPartition& fp = trigger.function->partitions[demand.partition];
+    fp.function = trigger.function;
+    fp.partition = demand.partition;
+    demand.linked = &fp;
+    fp.demands.PushBack(&demand);
+    fp.ready += demand.ready;
+    ++trigger.linked;
+    WaitingChanged(fp);
+    any = true;
+  }
+  if (any) WakeWaiters(*trigger.function, nullptr, wakes);
+  if (trigger.Left() > 0) WakeAlone(*trigger.function, wakes);
+}
+
+// The free credit of the sessions that serve it, less the part that is for other functions they
+// serve and for which somebody waits.
+std::uint64_t Dispatcher::Impl::FreeFor(const FunctionState& function) const {
+  double free = 0;
+  const double own = static_cast<double>(std::max<std::size_t>(function.waiting.size(), 1));
+  for (const auto& session : function.sessions) {
+    const SessionLoad& load = LoadOf(*session);
+    const std::uint64_t left = load.Free();
+    if (left == 0) continue;
+    const double all = std::max(own, static_cast<double>(load.waiters));
+    free += static_cast<double>(left) * own / all;
+  }
+  return static_cast<std::uint64_t>(std::ceil(free - 1e-9));
+}
+
+// Those that stand before it keep their claims; with those behind it shares what is left.
+std::uint64_t Dispatcher::Impl::ShareOf(const FunctionPartition& fp, std::uint64_t free) const {
+  std::uint64_t before = 0;
+  for (const FunctionPartition* p = fp.prev; p != nullptr; p = p->prev) ++before;
+  const std::uint64_t waiting = fp.function->waiting.size();
+  if (before > 0) {
+    const std::uint64_t claim = (free + before - 1) / before;
+    for (const FunctionPartition* p = fp.prev; p != nullptr && free > 0; p = p->prev) {
+      free -= std::min({free, claim, static_cast<std::uint64_t>(p->ready)});
+    }
+  }
+  const std::uint64_t sharing = waiting - before;
+  return (free + sharing - 1) / sharing;
+}
+
+void Dispatcher::Impl::Take(const std::shared_ptr<WorkerSession>& session, TriggerState& trigger,
+                            std::uint64_t count, std::uint64_t bytes, bool alone,
+                            std::vector<Grant>& grants) {
+  SessionLoad& load = LoadOf(*session);
+  load.taken += count;
+  load.live += count;
+  load.by_trigger[trigger.number] += count;
+  if (load.credit.bytes == 0) {
+    bytes = std::numeric_limits<std::uint64_t>::max();
+  } else {
+    load.taken_bytes += bytes;
+  }
+  load.exclusive = alone;
+  trigger.in_use += count;
+  Grant& grant = grants.emplace_back();
+  grant.session = session;
+  grant.trigger = trigger.number;
+  grant.count = static_cast<std::uint32_t>(count);
+  grant.bytes = bytes;
+  grant.alone = alone;
+  grant.function = trigger.function->name;
+}
+
+// A delivery that goes alone needs a session that holds nothing. If there is none, one session per
+// function is emptied for it, and the others go on.
+void Dispatcher::Impl::GrantAlone(FunctionPartition& fp, std::vector<Grant>& grants, Wakes& wakes) {
+  FunctionState& function = *fp.function;
+  std::size_t tries = fp.alone.size();
+  while (tries-- > 0 && !fp.alone.empty()) {
+    Demand& demand = *fp.alone.front();
+    TriggerState& trigger = *demand.trigger;
+    fp.alone.Remove(&demand);  // to the back, so that each gets its turn
+    fp.alone.PushBack(&demand);
+    if (trigger.Left() == 0) continue;
+    const std::shared_ptr<WorkerSession>* idle = nullptr;
+    for (const auto& session : function.sessions) {
+      const SessionLoad& load = LoadOf(*session);
+      const bool ours = load.reserved_for == nullptr || load.reserved_for == &function;
+      if (load.live > 0 || load.exclusive || !ours || load.CreditLeft() == 0) continue;
+      idle = &session;
+      if (load.reserved_for == &function) break;
+    }
+    if (idle == nullptr) {
+      Reserve(function);
+      return;
+    }
+    SessionLoad& load = LoadOf(**idle);
+    const std::uint64_t bytes = load.credit.bytes == 0 ? 0 : load.credit.bytes - load.taken_bytes;
+    Take(*idle, trigger, 1, bytes, true, grants);
+    if (--demand.alone == 0) {
+      fp.alone.Remove(&demand);
+      demand.linked_alone = nullptr;
+      --function.alone_waiting;
+    } else {
+      ++tries;
+    }
+    Unreserve(function, wakes);
+  }
+}
+
+void Dispatcher::Impl::Reserve(FunctionState& function) {
+  if (function.reserved != nullptr) return;
+  WorkerSession* best = nullptr;
+  for (const auto& session : function.sessions) {
+    const SessionLoad& load = LoadOf(*session);
+    if (load.closed || load.reserved_for != nullptr || load.credit.events == 0) continue;
+    if (best == nullptr || load.live < LoadOf(*best).live) best = session.get();
+  }
+  if (best == nullptr) return;
+  function.reserved = best;
+  LoadOf(*best).reserved_for = &function;
+}
+
+void Dispatcher::Impl::Unreserve(FunctionState& function, Wakes& wakes) {
+  if (function.reserved == nullptr) return;
+  SessionLoad& load = LoadOf(*function.reserved);
+  function.reserved = nullptr;
+  load.reserved_for = nullptr;
+  LoadChanged(load, wakes);
+}
+
+void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& grants, Wakes& wakes) {
+  FunctionState& function = *fp.function;
+  if (fp.demands.empty() || function.sessions.empty()) return;
+  std::uint64_t share = ShareOf(fp, FreeFor(function));
+  if (share == 0) return;
+
+  struct Room {
+    const std::shared_ptr<WorkerSession>* session;
+    std::uint64_t events;
+  };
+  std::vector<Room> rooms;
+  const std::size_t count = function.sessions.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto& session = function.sessions[(function.next_session + i) % count];
+    if (const std::uint64_t free = LoadOf(*session).Free(); free > 0) {
+      rooms.push_back(Room{&session, free});
+    }
+  }
+  function.next_session = (function.next_session + 1) % count;
+  // Most free credit first; equals in turn.
+  std::stable_sort(rooms.begin(), rooms.end(),
+                   [](const Room& a, const Room& b) { return a.events > b.events; });
+
+  std::vector<TriggerState*> crowded;  // others wait for their concurrency
+  bool granted = false;
+  std::size_t at = 0;
+  while (share > 0 && !fp.demands.empty() && !rooms.empty()) {
+    Demand& demand = *fp.demands.front();
+    TriggerState& trigger = *demand.trigger;
+    std::uint64_t want = std::min<std::uint64_t>(share, demand.ready);
+    if (trigger.concurrency != 0) {
+      const std::uint64_t left = trigger.Left();
+      want = std::min(want, (left + trigger.linked - 1) / trigger.linked);
+    }
+    // Spread over the sessions, in pieces that are not smaller than they must be.
+    std::uint64_t taken = 0;
+    while (taken < want && !rooms.empty()) {
+      at %= rooms.size();
+      Room& room = rooms[at];
+      SessionLoad& load = LoadOf(**room.session);
+      const std::uint64_t piece =
+          std::min(room.events,
+                   std::max<std::uint64_t>((want - taken + rooms.size() - 1) / rooms.size(), 1));
+      std::uint64_t bytes = 0;
+      if (load.credit.bytes != 0) {
+        const std::uint64_t free_bytes = load.credit.bytes - load.taken_bytes;
+        bytes = (free_bytes * piece + room.events - 1) / room.events;
+      }
+      Take(*room.session, trigger, piece, bytes, false, grants);
+      taken += piece;
+      room.events -= piece;
+      if (room.events == 0 || load.Free() == 0) {
+        rooms.erase(rooms.begin() + static_cast<std::ptrdiff_t>(at));
+      } else {
+        ++at;
+      }
+    }
+    granted = granted || taken > 0;
+    share -= taken;
+    const std::size_t left = demand.ready - static_cast<std::size_t>(taken);
+    // To the back: of its partition's triggers, or of those that wait for its concurrency.
+    fp.demands.Remove(&demand);
+    fp.ready -= demand.ready;
+    demand.linked = nullptr;
+    --trigger.linked;
+    demand.ready = left;
+    if (left > 0 && trigger.Left() > trigger.linked && trigger.blocked.empty()) {
+      demand.linked = &fp;
+      fp.demands.PushBack(&demand);
+      fp.ready += left;
+      ++trigger.linked;
+    } else if (left > 0) {
+      demand.blocked = true;
+      trigger.blocked.PushBack(&demand);
+    }
+    if (trigger.concurrency != 0 && !trigger.blocked.empty()) crowded.push_back(&trigger);
+    if (taken == 0 && want > 0) break;
+  }
+  WaitingChanged(fp);
+  if (granted && !fp.demands.empty()) {
+    function.waiting.Remove(&fp);
+    function.waiting.PushBack(&fp);
+  }
+  for (TriggerState* trigger : crowded) Unblock(*trigger, wakes);
+}
+
+void Dispatcher::Impl::WakePartition(PartitionId id, Wakes& wakes) {
+  PartitionState& partition = Partition(id);
+  if (partition.woken) return;
+  partition.woken = true;
+  wakes.push_back(id);
+}
+
+// As many as can be given something. `self` has just been served: it is woken only when nobody
+// stands before it, for those wake it in their turn.
+void Dispatcher::Impl::WakeWaiters(FunctionState& function, const FunctionPartition* self,
+                                   Wakes& wakes) {
+  if (function.waiting.empty()) return;
+  std::uint64_t budget = FreeFor(function);
+  for (FunctionPartition* fp = function.waiting.front(); fp != nullptr && budget > 0;
+       fp = fp->next, --budget) {
+    if (fp == self && fp->prev != nullptr) continue;
+    MarkPending(*fp);
+    WakePartition(fp->partition, wakes);
+  }
+}
+
+void Dispatcher::Impl::WakeAlone(FunctionState& function, Wakes& wakes) {
+  if (function.alone_waiting == 0) return;
+  for (auto& [id, fp] : function.partitions) {
+    if (fp.alone.empty()) continue;
+    MarkPending(fp);
+    WakePartition(id, wakes);
+  }
+}
+
+// The session may take more than before.
+void Dispatcher::Impl::LoadChanged(SessionLoad& load, Wakes& wakes) {
+  const std::size_t count = load.functions.size();
+  const bool idle = load.live == 0 && !load.exclusive && load.CreditLeft() > 0;
+  if (!idle && load.Free() == 0) return;
+  for (std::size_t i = 0; i < count; ++i) {
+    FunctionState& function = *load.functions[(load.next_function + i) % count];
+    if (idle) WakeAlone(function, wakes);
+    if (load.Free() > 0) WakeWaiters(function, nullptr, wakes);
+  }
+  if (count > 0) load.next_function = (load.next_function + 1) % count;
+}
+
+void Dispatcher::Impl::GiveUp(SessionLoad& load, TriggerNumber trigger, std::uint64_t count,
+                              Wakes& wakes) {
+  auto held = load.by_trigger.find(trigger);
+  TOCSIN_CHECK(held != load.by_trigger.end() && held->second >= count,
+               "trigger {} holds less than {} here", trigger.value(), count);
+  if ((held->second -= count) == 0) load.by_trigger.erase(held);
+  load.live -= count;
+  if (load.live == 0) load.exclusive = false;
+  TriggerState& state = *triggers[trigger.value()];
+  state.in_use -= count;
+  if (state.concurrency != 0) Unblock(state, wakes);
+}
+
+void Dispatcher::Impl::WakeAll(const Wakes& wakes) {
+  for (const PartitionId partition : wakes) waker.Wake(partition);
+}
+
+void Dispatcher::Impl::Finish(WorkerSession& session, const std::vector<Finished>& finished) {
+  Wakes wakes;
+  {
+    MutexLock lock(mutex);
+    SessionLoad& load = LoadOf(session);
+    if (load.detached) return;
+    for (const Finished& one : finished) {
+      if (one.credit) {
+        --load.taken;
+        load.taken_bytes -= std::min(load.taken_bytes, one.bytes);
+      }
+      if (one.live) GiveUp(load, one.trigger, 1, wakes);
+    }
+    LoadChanged(load, wakes);
+  }
+  WakeAll(wakes);
+}
+
+void Dispatcher::Impl::SetCredit(WorkerSession& session, const Credit& credit) {
+  Wakes wakes;
+  {
+    MutexLock lock(mutex);
+    SessionLoad& load = LoadOf(session);
+    load.credit = credit;
+    LoadChanged(load, wakes);
+  }
+  WakeAll(wakes);
+}
+
+void Dispatcher::Impl::Leave(WorkerSession& session) {
+  Wakes wakes;
+  {
+    MutexLock lock(mutex);
+    SessionLoad& load = LoadOf(session);
+    load.closed = true;
+    if (FunctionState* function = load.reserved_for; function != nullptr) {
+      Unreserve(*function, wakes);
+      WakeAlone(*function, wakes);  // another must be found
+    }
+  }
+  WakeAll(wakes);
+}
+
+Dispatcher::Dispatcher(AnswerSink& answers, PartitionWaker& waker)
+    : impl_(std::make_unique<Impl>(answers, waker)) {}
+
+Dispatcher::~Dispatcher() = default;
+
+TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view function,
+                                     std::uint32_t concurrency) {
+  Impl::Wakes wakes;
+  TriggerNumber number;
+  {
+    MutexLock lock(impl_->mutex);
+    FunctionState& serving = impl_->Function(function);
+    const auto [found, added] = impl_->trigger_numbers.try_emplace(
+        std::string(name), TriggerNumber(static_cast<std::uint32_t>(impl_->triggers.size())));
+    number = found->second;
+    if (added) {
+      auto made = std::make_unique<TriggerState>();
+      made->number = number;
+      made->function = &serving;
+      made->concurrency = concurrency;
+      impl_->triggers.push_back(std::move(made));
+      return number;
+    }
+    TriggerState& trigger = *impl_->triggers[number.value()];
+    if (trigger.function == &serving && trigger.concurrency == concurrency) return number;
+    for (const auto& demand : trigger.demands) {
+      if (demand != nullptr) impl_->Unlink(*demand);
+    }
+    FunctionState& former = *std::exchange(trigger.function, &serving);
+    if (former.alone_waiting == 0) impl_->Unreserve(former, wakes);
+    trigger.concurrency = concurrency;
+    for (const auto& demand : trigger.demands) {
+      if (demand != nullptr) impl_->Link(*demand);
+    }
+    impl_->WakeWaiters(serving, nullptr, wakes);
+    impl_->WakeAlone(serving, wakes);
+  }
+  impl_->WakeAll(wakes);
+  return number;
+}
+
+void Dispatcher::Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
+                          std::vector<Grant>& grants) {
+  Impl::Wakes wakes;
+  {
+    MutexLock lock(impl_->mutex);
+    PartitionState& state = impl_->Partition(partition);
+    state.woken = false;
+    for (const ReadyOffer& offer : offers) {
+      TOCSIN_CHECK(offer.trigger.value() < impl_->triggers.size());
+      TriggerState& trigger = *impl_->triggers[offer.trigger.value()];
+      if (trigger.demands.size() <= partition.value()) {
+        if (offer.ready == 0 && offer.ready_alone == 0) continue;
+        trigger.demands.resize(partition.value() + 1);
+      }
+      std::unique_ptr<Demand>& demand = trigger.demands[partition.value()];
+      if (demand == nullptr) {
+        demand = std::make_unique<Demand>();
+        demand->trigger = &trigger;
+        demand->partition = partition;
+      }
+      const bool waited = demand->linked != nullptr;
+      impl_->SetDemand(*demand, offer.ready, offer.ready_alone);
+      if (waited && demand->linked == nullptr) impl_->Unblock(trigger, wakes);
+      FunctionPartition& fp = trigger.function->partitions[partition];
+      fp.function = trigger.function;
+      fp.partition = partition;
+      impl_->MarkPending(fp);
+      if (trigger.function->alone_waiting == 0) impl_->Unreserve(*trigger.function, wakes);
+    }
+    std::vector<FunctionPartition*> pending;
+    pending.swap(state.pending);
+    for (FunctionPartition* fp : pending) fp->pending = false;
+    for (FunctionPartition* fp : pending) impl_->GrantAlone(*fp, grants, wakes);
+    for (FunctionPartition* fp : pending) {
+      impl_->GrantShare(*fp, grants, wakes);
+      impl_->WakeWaiters(*fp->function, fp, wakes);
+    }
+  }
+  impl_->WakeAll(wakes);
+}
+
+void Dispatcher::Release(const Grant& grant, std::uint32_t unused_count,
+                         std::uint64_t unused_bytes) {
+  Impl::Wakes wakes;
+  {
+    MutexLock lock(impl_->mutex);
+    SessionLoad& load = impl_->LoadOf(*grant.session);
+    if (load.detached) return;
+    TOCSIN_CHECK(unused_count <= grant.count && unused_count <= load.taken);
+    load.taken -= unused_count;
+    if (grant.bytes != std::numeric_limits<std::uint64_t>::max()) {
+      load.taken_bytes -= std::min({load.taken_bytes, unused_bytes, grant.bytes});
+    }
+    if (unused_count > 0) impl_->GiveUp(load, grant.trigger, unused_count, wakes);
+    impl_->LoadChanged(load, wakes);
+  }
+  impl_->WakeAll(wakes);
+}
+
+}  // namespace tocsin
