@@ -216,6 +216,7 @@ class Tour:
         self.step("A poison file: an amount in it is no number. Three attempts, then a dead letter")
         self.drop(*POISON)
         letters = self.wait_for("a dead letter is there", lambda: self.listed("dead", "list"))
+        self.wait_printed("three attempts", rf"import-csv: {POISON[0]}, attempt", 3)
         attempts = len(self.printed(rf"import-csv: {POISON[0]}, attempt"))
         if attempts != 3:
             raise Missing(f"{POISON[0]} had {attempts} attempts instead of 3")
