@@ -74,7 +74,7 @@ kill-test: deps-tests  ## the long kill test: KILLS=n kills of the broker (defau
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
 	@cmake --preset fuzz
-	@cmake --build build-fuzz -j $(JOBS)
+	@cmake --build build-fuzz -j $(JOBS) --target fuzzers
 	@TOCSIN_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CTEST) --test-dir build-fuzz -L '^fuzz$$'
 
 fresh-clone:  ## both README commands in a new minimal Debian (needs root and debootstrap)

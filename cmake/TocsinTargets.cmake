@@ -12,6 +12,10 @@ if(TOCSIN_SANITIZE)
     -fsanitize=${TOCSIN_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(tocsin_flags INTERFACE -fsanitize=${TOCSIN_SANITIZE})
 endif()
+if(TOCSIN_FUZZ)
+  # Coverage feedback from the libraries; only the fuzz targets themselves link libFuzzer's main.
+  target_compile_options(tocsin_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 find_program(TOCSIN_LLD NAMES ld.lld ld.lld-14)
 if(TOCSIN_LLD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -13,7 +13,6 @@ namespace {
 
 using std::chrono::microseconds;
 
-constexpr std::int64_t kMicros = 1'000'000;
 constexpr Duration kEveryMin = std::chrono::milliseconds(100);
 constexpr Duration kEveryMax = std::chrono::hours(24) * 36'525;
 constexpr Duration kWindowMax = std::chrono::hours(24) * 3'653;
