@@ -379,4 +379,17 @@ std::optional<Instant> TriggerQueue::Tick(Instant now, WallTime wall,
   return next;
 }
 
+std::optional<Instant> TriggerQueue::NextDue() const {
+  const Impl& q = *impl_;
+  if (!q.doomed.empty()) return q.now;
+  std::optional<Instant> next = q.sweep_at;
+  if (!q.leases.empty() && (!next || q.leases.front()->due < *next)) next = q.leases.front()->due;
+  if (!q.timers.empty() && (!next || q.timers.front().due < *next)) next = q.timers.front().due;
+  return next;
+}
+
+bool TriggerQueue::Holds(Offset offset, FencingToken token) const {
+  return impl_->FindLeased(offset, token) != nullptr;
+}
+
 }  // namespace tocsin

@@ -37,6 +37,7 @@ struct Undecodable {
 struct LaneBatch {
   LaneId lane;
   std::vector<std::string> events;       // encoded, in the lane's order; validated by the partition
+  std::vector<std::uint32_t> hops;       // parallel to `events`, or empty: none
   std::vector<Undecodable> undecodable;  // become dead letters without a trigger
   std::string position;
   std::vector<std::pair<std::string, std::string>> puts;

@@ -210,6 +210,8 @@ class Partition {
   // --- control ---
   void ApplyPlan(std::shared_ptr<const RoutePlan> plan);
   void OnAnswers(AnswerBatch batch);
+  // The dispatcher may grant more now: everything ready is offered again at the turn's end.
+  void Woken();
   // Restores a lane for its connector; `listener` (may be null) hears of settlements until
   // DetachLane(). Settlements of earlier lives are told again.
   StoredLaneState AttachLane(const LaneId& lane, LaneListener* listener);

@@ -1,0 +1,172 @@
+#include "broker/partition/dedupe_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "broker/base/check.h"
+#include "broker/base/wire.h"
+
+namespace tocsin {
+
+DedupeTable::DedupeTable(std::int64_t window_us, std::size_t ids_max)
+    : window_us_(window_us), ids_max_(std::max<std::size_t>(ids_max, 1)), index_(1024, 0) {}
+
+DedupeTable::Entry& DedupeTable::At(std::uint64_t sequence) {
+  return chunks_[sequence / kChunkEntries - first_chunk_]->entries[sequence % kChunkEntries];
+}
+
+const DedupeTable::Entry& DedupeTable::At(std::uint64_t sequence) const {
+  return chunks_[sequence / kChunkEntries - first_chunk_]->entries[sequence % kChunkEntries];
+}
+
+std::optional<DedupeTable::Seen> DedupeTable::Find(const Hash128& identity,
+                                                   std::int64_t now_us) const {
+  for (std::size_t slot = Slot(identity); index_[slot] != 0;
+       slot = (slot + 1) & (index_.size() - 1)) {
+    // The ring is far smaller than 2^32, so the low half of a sequence finds the whole.
+    const std::uint32_t low = index_[slot] - 1;
+    const std::uint64_t sequence = head_ + (low - static_cast<std::uint32_t>(head_));
+    const Entry& entry = At(sequence);
+    if (entry.identity == identity) {
+      if (entry.time_us < now_us - window_us_) return std::nullopt;
+      return Seen{Offset(entry.offset), entry.time_us};
+    }
+  }
+  return std::nullopt;
+}
+
+void DedupeTable::IndexInsert(const Hash128& identity, std::uint64_t sequence) {
+  std::size_t slot = Slot(identity);
+  while (index_[slot] != 0) slot = (slot + 1) & (index_.size() - 1);
+  index_[slot] = static_cast<std::uint32_t>(sequence) + 1;
+}
+
+void DedupeTable::IndexErase(std::uint64_t sequence) {
+  const std::size_t mask = index_.size() - 1;
+  const std::uint32_t wanted = static_cast<std::uint32_t>(sequence) + 1;
+  std::size_t slot = Slot(At(sequence).identity);
+  while (index_[slot] != wanted) {
+    if (index_[slot] == 0) return;
+    slot = (slot + 1) & mask;
+  }
+  // Closes the hole by moving back what would no longer be found across it.
+  std::size_t hole = slot;
+  for (std::size_t next = (hole + 1) & mask; index_[next] != 0; next = (next + 1) & mask) {
+    const std::uint32_t low = index_[next] - 1;
+    const std::uint64_t other = head_ + (low - static_cast<std::uint32_t>(head_));
+    const std::size_t home = Slot(At(other).identity);
+    if (((next - home) & mask) >= ((next - hole) & mask)) {
+      index_[hole] = index_[next];
+      hole = next;
+    }
+  }
+  index_[hole] = 0;
+}
+
+void DedupeTable::Grow() {
+  index_.assign(index_.size() * 2, 0);
+  for (std::uint64_t sequence = head_; sequence < tail_; ++sequence) {
+    IndexInsert(At(sequence).identity, sequence);
+  }
+}
+
+void DedupeTable::DropOldest() {
+  IndexErase(head_);
+  ++head_;
+  if (head_ % kChunkEntries == 0) {
+    chunks_.pop_front();
+    ++first_chunk_;
+  }
+}
+
+void DedupeTable::Insert(const Hash128& identity, Offset offset, std::int64_t now_us) {
+  while (head_ < tail_ && At(head_).time_us < now_us - window_us_) DropOldest();
+  while (size() >= ids_max_) DropOldest();
+  if ((size() + 1) * 2 > index_.size()) Grow();
+  // A repeat beyond the window can still be in the ring; the newer one must be found first.
+  for (std::size_t slot = Slot(identity); index_[slot] != 0;
+       slot = (slot + 1) & (index_.size() - 1)) {
+    const std::uint32_t low = index_[slot] - 1;
+    Entry& entry = At(head_ + (low - static_cast<std::uint32_t>(head_)));
+    if (entry.identity == identity) {
+      entry.offset = offset.value();
+      entry.time_us = now_us;
+      saved_tail_ = std::min(saved_tail_, head_ + (low - static_cast<std::uint32_t>(head_)));
+      return;
+    }
+  }
+  if (chunks_.empty()) first_chunk_ = tail_ / kChunkEntries;
+  if (tail_ / kChunkEntries - first_chunk_ >= chunks_.size()) {
+    chunks_.push_back(std::make_unique<Chunk>());
+    chunks_.back()->entries.resize(kChunkEntries);
+  }
+  At(tail_) = Entry{identity, offset.value(), now_us};
+  IndexInsert(identity, tail_);
+  ++tail_;
+}
+
+std::int64_t DedupeTable::oldest_us() const { return head_ == tail_ ? 0 : At(head_).time_us; }
+
+void DedupeTable::TakePages(bool every,
+                            const std::function<void(std::uint64_t, std::string)>& put) {
+  for (std::uint64_t page = saved_first_chunk_; page < first_chunk_; ++page) put(page, "");
+  const std::uint64_t from = every ? head_ : std::max(head_, saved_tail_);
+  for (std::uint64_t page = from / kChunkEntries; page * kChunkEntries < tail_; ++page) {
+    const std::uint64_t first = std::max(head_, page * kChunkEntries);
+    const std::uint64_t end = std::min(tail_, (page + 1) * kChunkEntries);
+    if (first >= end) continue;
+    std::string bytes;
+    bytes.reserve(16 + (end - first) * 32);
+    PutU64(bytes, first);
+    PutU64(bytes, end - first);
+    for (std::uint64_t sequence = first; sequence < end; ++sequence) {
+      const Entry& entry = At(sequence);
+      PutU64(bytes, entry.identity.low);
+      PutU64(bytes, entry.identity.high);
+      PutU64(bytes, entry.offset);
+      PutU64(bytes, static_cast<std::uint64_t>(entry.time_us));
+    }
+    put(page, std::move(bytes));
+  }
+  saved_tail_ = tail_;
+  saved_first_chunk_ = first_chunk_;
+}
+
+absl::Status DedupeTable::LoadPage(std::uint64_t page, std::string_view bytes) {
+  WireReader reader(bytes);
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+  if (!reader.ReadU64(first) || !reader.ReadU64(count) || count > kChunkEntries ||
+      reader.remaining() != count * 32 || first / kChunkEntries != page ||
+      (tail_ != head_ && first != tail_)) {
+    return absl::DataLossError(
+        fmt::format("checkpoint: page {} of the id table is malformed", page));
+  }
+  if (tail_ == head_) {
+    chunks_.clear();
+    head_ = tail_ = first;
+    first_chunk_ = saved_first_chunk_ = page;
+  }
+  for (std::uint64_t i = 0; i < count; ++i) {
+    Entry entry;
+    std::uint64_t time_us = 0;
+    if (!reader.ReadU64(entry.identity.low) || !reader.ReadU64(entry.identity.high) ||
+        !reader.ReadU64(entry.offset) || !reader.ReadU64(time_us)) {
+      return absl::DataLossError("checkpoint: the id table is cut short");
+    }
+    entry.time_us = static_cast<std::int64_t>(time_us);
+    if ((size() + 1) * 2 > index_.size()) Grow();
+    if (tail_ / kChunkEntries - first_chunk_ >= chunks_.size()) {
+      chunks_.push_back(std::make_unique<Chunk>());
+      chunks_.back()->entries.resize(kChunkEntries);
+    }
+    At(tail_) = entry;
+    IndexInsert(entry.identity, tail_);
+    ++tail_;
+  }
+  saved_tail_ = tail_;
+  return absl::OkStatus();
+}
+
+}  // namespace tocsin

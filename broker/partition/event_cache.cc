@@ -1,0 +1,44 @@
+#include "broker/partition/event_cache.h"
+
+#include <utility>
+
+#include "broker/journal/record.h"
+
+namespace tocsin {
+
+std::shared_ptr<const CachedBatch> EventCache::Add(CachedBatch batch) {
+  const auto found = batches_.find(batch.base);
+  if (found != batches_.end()) return found->second;
+  const Offset base = batch.base;
+  bytes_ += batch.body->size() + batch.events.size() * sizeof(EventSlot);
+  auto shared = std::make_shared<const CachedBatch>(std::move(batch));
+  batches_.emplace(base, shared);
+  order_.push_back(base);
+  while (bytes_ > bytes_max_ && order_.size() > 1) {
+    const auto oldest = batches_.find(order_.front());
+    order_.pop_front();
+    bytes_ -= oldest->second->body->size() + oldest->second->events.size() * sizeof(EventSlot);
+    batches_.erase(oldest);
+  }
+  return shared;
+}
+
+std::shared_ptr<const CachedBatch> EventCache::Find(Offset offset) const {
+  auto next = batches_.upper_bound(offset);
+  if (next == batches_.begin()) return nullptr;
+  --next;
+  return offset < next->second->end() ? next->second : nullptr;
+}
+
+absl::Status IndexEvents(std::string_view body, std::vector<EventSlot>& events) {
+  RecordReader reader(body);
+  RecordView record;
+  while (reader.Next(record)) {
+    if (record.type != RecordType::kEvent) continue;
+    events.push_back({static_cast<std::uint32_t>(record.body.data() - body.data()),
+                      static_cast<std::uint32_t>(record.body.size())});
+  }
+  return reader.status();
+}
+
+}  // namespace tocsin

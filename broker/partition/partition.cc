@@ -1,0 +1,519 @@
+#include "broker/partition/partition.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "broker/base/check.h"
+#include "broker/base/status.h"
+#include "broker/base/time_text.h"
+#include "broker/journal/record.h"
+#include "broker/partition/partition_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
+constexpr Duration kRetryAppendAfter = std::chrono::milliseconds(200);
+constexpr std::uint32_t kDeltasPerBase = 32;
+constexpr std::size_t kBodySlack = 64 * 1024;  // for settlements encoded at the end of a batch
+
+std::int64_t ParseExpiry(const EventView& view) {
+  const AttributeView* attribute = view.Find("expirytime");
+  if (attribute == nullptr) return 0;
+  if (attribute->kind == AttributeKind::kTimestamp) return attribute->integer * 1'000'000;
+  const auto time = ParseRfc3339(attribute->text);
+  return time.ok() ? std::max<std::int64_t>(Micros(*time), 1) : 0;
+}
+
+}  // namespace
+
+std::vector<IndexRange> JoinIndexes(std::vector<std::uint64_t>& indexes) {
+  std::sort(indexes.begin(), indexes.end());
+  std::vector<IndexRange> ranges;
+  for (const std::uint64_t index : indexes) {
+    if (!ranges.empty() && ranges.back().last + 1 == index) {
+      ranges.back().last = index;
+    } else {
+      ranges.push_back({index, index});
+    }
+  }
+  return ranges;
+}
+
+Partition::Impl::Impl(const PartitionOptions& options_in, const Ports& ports_in)
+    : options(options_in),
+      ports(ports_in),
+      state(options.id, options.hash_seed,
+            std::chrono::duration_cast<std::chrono::microseconds>(options.dedupe_window).count(),
+            options.dedupe_ids_max),
+      cache(options.cache_bytes_max) {}
+
+void Partition::Impl::Warn(std::string_view code, const std::string& message) {
+  ports.observer.Warn(options.id, code, message);
+}
+
+void Partition::Impl::Fail(const absl::Status& status) {
+  if (failed) return;
+  failed = true;
+  ports.observer.Failed(options.id, status);
+}
+
+// Reads the clock once per turn; append times never go back.
+void Partition::Impl::BeginIfNeeded() {
+  now = ports.clock.Monotonic();
+  wall = ports.clock.Wall();
+  if (!turn.empty()) return;
+  turn.base = state.end();
+  last_append_us = std::max(last_append_us, Micros(wall));
+  turn.append_time_us = last_append_us;
+}
+
+void Partition::Impl::EnsureRoom(std::size_t bytes) {
+  const std::size_t max = ports.journal.batch_bytes_max();
+  const std::size_t held = turn.body.size() + turn.settled_count * 12 + kBodySlack;
+  if (held + bytes > max && !turn.empty()) Flush();
+  BeginIfNeeded();
+}
+
+void Partition::Impl::AddRecord(RecordType type, std::string_view body) {
+  RecordWriter writer(turn.body);
+  writer.Add(type, body);
+  ++turn.record_count;
+}
+
+Offset Partition::Impl::AddEvent(EventRecord& record, const EventView& view,
+                                 const Hash128* identity, bool first_of_key) {
+  const Offset offset = state.end();
+  prefix_scratch.clear();
+  EncodeEventPrefix(record, prefix_scratch);
+  RecordWriter writer(turn.body);
+  writer.Add(RecordType::kEvent, prefix_scratch, record.event);
+  ++turn.record_count;
+  ++turn.event_count;
+  const std::size_t event_position = turn.body.size() - record.event.size();
+  const std::size_t record_bytes = prefix_scratch.size() + record.event.size();
+  turn.slots.push_back({static_cast<std::uint32_t>(turn.body.size() - record_bytes),
+                        static_cast<std::uint32_t>(record_bytes)});
+  OfferedEvent offered;
+  offered.offset = offset;
+  offered.origin = record.new_run ? record.origin : offset;
+  offered.run = record.run;
+  offered.event_bytes = static_cast<std::uint32_t>(record.event.size());
+  const std::string_view key = view.PartitionKey();
+  if (!key.empty()) {
+    offered.key_position = static_cast<std::uint32_t>(
+        event_position + static_cast<std::size_t>(key.data() - record.event.data()));
+    offered.key_bytes = static_cast<std::uint32_t>(key.size());
+  }
+  offered.expires_us = ParseExpiry(view);
+  offered.first_match = static_cast<std::uint32_t>(turn.matches.size());
+  offered.match_count = static_cast<std::uint32_t>(record.matches.size());
+  offered.first_of_key = first_of_key;
+  turn.matches.insert(turn.matches.end(), record.matches.begin(), record.matches.end());
+  if (offered.match_count > 0) turn.offers.push_back(offered);
+  state.ApplyEvent(record, offset, turn.append_time_us, identity);
+  return offset;
+}
+
+void Partition::Impl::EncodeSettlements() {
+  if (turn.settled_count == 0) return;
+  std::string body;
+  const auto encode = [&](auto& by_trigger, RecordType type) {
+    std::vector<std::uint32_t> ordinals;
+    for (const auto& [ordinal, indexes] : by_trigger) ordinals.push_back(ordinal);
+    std::sort(ordinals.begin(), ordinals.end());
+    for (const std::uint32_t ordinal : ordinals) {
+      const std::vector<IndexRange> ranges = JoinIndexes(by_trigger[ordinal]);
+      body.clear();
+      if (type == RecordType::kSettled) body.push_back('\0');
+      EncodeRanges(TriggerOrdinal(ordinal), ranges, "", body);
+      AddRecord(type, body);
+      RecordView view;
+      view.type = type;
+      view.body = body;
+      const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+    }
+    by_trigger.clear();
+  };
+  encode(turn.acked, RecordType::kSettled);
+  encode(turn.dropped, RecordType::kDropped);
+  turn.settled_count = 0;
+}
+
+void Partition::Impl::Flush() {
+  EncodeSettlements();
+  if (turn.body.empty()) return;
+  InFlight flight;
+  flight.number = next_number++;
+  flight.base = turn.base;
+  flight.event_count = turn.event_count;
+  flight.record_count = turn.record_count;
+  flight.append_time_us = turn.append_time_us;
+  flight.body = std::make_shared<const std::string>(std::move(turn.body));
+  flight.slots = std::move(turn.slots);
+  flight.offers = std::move(turn.offers);
+  flight.matches = std::move(turn.matches);
+  flight.attempts = std::move(turn.attempts);
+  flight.letters = std::move(turn.letters);
+  flight.confirmed = std::move(turn.confirmed);
+  flight.done = std::move(turn.done);
+  flight.outgoing = turn.outgoing;
+  std::vector<Notify> notify = std::move(turn.notify);
+  turn = TurnBatch();
+  flight_bytes += flight.body->size();
+  bytes_since_checkpoint += flight.body->size();
+  in_flight.push_back(std::move(flight));
+  if (stalled) {
+    for (Notify& one : notify) {
+      one(absl::ResourceExhaustedError("the disk is full; send again later with the same id"));
+    }
+    BeginIfNeeded();
+    return;
+  }
+  Submit(in_flight.back(), std::move(notify), {});
+  BeginIfNeeded();
+}
+
+void Partition::Impl::Submit(InFlight& flight, std::vector<Notify> notify,
+                             std::vector<Notify> notify_written) {
+  RecordBatch batch;
+  batch.partition = options.id;
+  batch.epoch = epoch;
+  batch.base_offset = flight.base;
+  batch.event_count = flight.event_count;
+  batch.record_count = flight.record_count;
+  batch.append_time_us = flight.append_time_us;
+  batch.body = flight.body;
+  batch.letters = flight.letters;
+  batch.notify = std::move(notify);
+  batch.notify_written = std::move(notify_written);
+  flight.submitted = true;
+  ports.journal.Append(std::move(batch),
+                       [this, number = flight.number,
+                        guard = std::weak_ptr(alive)](absl::StatusOr<AppendResult> result) {
+                         if (guard.expired()) return;
+                         OnAppended(number, std::move(result));
+                         ports.wake();
+                       });
+}
+
+void Partition::Impl::OnAppended(std::uint64_t number, absl::StatusOr<AppendResult> result) {
+  now = ports.clock.Monotonic();
+  wall = ports.clock.Wall();
+  if (failed) return;
+  if (!result.ok()) {
+    if (result.status().code() != absl::StatusCode::kResourceExhausted) {
+      Fail(result.status());
+      return;
+    }
+    if (!stalled) {
+      Warn("T0301", fmt::format("nothing can be appended: {}; trying again until there is room",
+                                MessageOf(result.status())));
+    }
+    stalled = true;
+    bool waiting_for_more = false;
+    for (InFlight& flight : in_flight) {
+      if (flight.number == number) flight.submitted = false;
+      waiting_for_more = waiting_for_more || flight.submitted;
+    }
+    if (!waiting_for_more) {
+      ports.executor.PostAt(now + kRetryAppendAfter, [this, guard = std::weak_ptr(alive)] {
+        if (!guard.expired()) ResubmitAll();
+      });
+    }
+    return;
+  }
+  TOCSIN_CHECK(!in_flight.empty() && in_flight.front().number == number,
+               "partition {}: batch {} became durable out of order", options.id.value(), number);
+  InFlight flight = std::move(in_flight.front());
+  in_flight.pop_front();
+  OnDurable(flight, *result);
+}
+
+// Every batch was refused alike: the journal takes them again in order.
+void Partition::Impl::ResubmitAll() {
+  if (!stalled || failed) return;
+  for (const InFlight& flight : in_flight) {
+    if (flight.submitted) return;
+  }
+  stalled = false;
+  for (InFlight& flight : in_flight) Submit(flight, {}, {});
+}
+
+void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
+  flight_bytes -= flight.body->size();
+  last_end = result.end;
+  durable_end = Offset(flight.base.value() + flight.event_count);
+  if (!flight.slots.empty()) {
+    CachedBatch cached;
+    cached.base = flight.base;
+    cached.recorded = FromMicros(flight.append_time_us);
+    cached.body = flight.body;
+    cached.events = std::move(flight.slots);
+    cache.Add(std::move(cached));
+  }
+  for (const OfferedEvent& event : flight.offers) Offer(flight, event);
+  for (const FailedAttemptRef& attempt : flight.attempts) {
+    Runtime* runtime = RuntimeOf(attempt.trigger);
+    if (runtime == nullptr || runtime->queue == nullptr) continue;
+    runtime->queue->AttemptDurable(attempt.offset, attempt.attempt);
+    Touch(*runtime);
+  }
+  for (std::size_t i = 0; i < flight.letters.size() && i < result.letters.size(); ++i) {
+    state.SetLetterPosition(flight.letters[i].id, result.letters[i]);
+  }
+  for (auto& done : flight.done) done(absl::OkStatus());
+  for (auto& confirmed : flight.confirmed) confirmed();
+  for (std::size_t i = 0; i < waiting.size();) {
+    if (waiting[i].until < durable_end) {
+      waiting[i].done(absl::OkStatus());
+      waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(i));
+    } else {
+      ++i;
+    }
+  }
+  if (checkpoint && checkpoint->after == flight.number) WriteCheckpoint(result.end);
+  if (flight.outgoing) ForwardOutgoing();
+}
+
+void Partition::Impl::StartCheckpoint(bool every) {
+  if (checkpoint || checkpoint_writing || stalled || failed) return;
+  // Appended now, the snapshot is of exactly what the journal holds up to this batch's end; it is
+  // written when that is durable.
+  for (const auto& runtime : runtimes) {
+    if (runtime != nullptr && runtime->queue != nullptr) {
+      state.RaiseFloor(runtime->ordinal, runtime->queue->Floor(durable_end));
+    }
+  }
+  Flush();
+  checkpoint.emplace();
+  checkpoint->after = in_flight.empty() ? 0 : in_flight.back().number;
+  checkpoint->delta.partition = options.id;
+  checkpoint->delta.epoch = epoch;
+  checkpoint->delta.base = every || deltas_since_base >= kDeltasPerBase || deltas_since_base == 0;
+  deltas_since_base = checkpoint->delta.base ? 1 : deltas_since_base + 1;
+  state.TakePages(checkpoint->delta.base, checkpoint->delta);
+  bytes_since_checkpoint = 0;
+  last_checkpoint = now;
+  samples.emplace_back(wall, durable_end);
+  if (samples.size() > 4096) samples.pop_front();
+  if (in_flight.empty()) WriteCheckpoint(last_end);
+}
+
+void Partition::Impl::WriteCheckpoint(JournalPosition replay_from) {
+  checkpoint_writing = true;
+  CheckpointDelta delta = std::move(checkpoint->delta);
+  checkpoint.reset();
+  ports.journal.WriteCheckpoint(
+      std::move(delta), replay_from,
+      [this, guard = std::weak_ptr(alive)](const absl::Status& status) {
+        if (guard.expired()) return;
+        checkpoint_writing = false;
+        if (!status.ok()) {
+          Warn("T0302", fmt::format("checkpoint not written: {}", MessageOf(status)));
+          deltas_since_base = kDeltasPerBase;
+        }
+        ports.wake();
+      });
+}
+
+void Partition::Impl::TellSettled() {
+  std::map<LaneId, std::vector<LaneSettled>> told;
+  for (const std::uint64_t offset : state.TakeSettledEvents()) {
+    const auto found = state.tracked().find(offset);
+    if (found == state.tracked().end() || found->second.told) continue;
+    const TrackedEvent& event = found->second;
+    if (event.remaining > 0) continue;
+    const LaneId lane{event.source, event.lane};
+    const auto listener = listeners.find(lane);
+    if (listener == listeners.end() || listener->second == nullptr) continue;
+    LaneSettled settled;
+    settled.offset = Offset(offset);
+    settled.event_id = event.event_id;
+    settled.as = event.dead_open > 0 ? LaneSettledAs::kDead
+                 : event.acked > 0   ? LaneSettledAs::kAcked
+                                     : LaneSettledAs::kUnmatched;
+    told[lane].push_back(std::move(settled));
+    state.MarkTold(offset);
+  }
+  for (auto& [lane, events] : told) {
+    // Not before what settled them is durable.
+    auto tell = [this, lane = lane, events = std::move(events)](const absl::Status& status) {
+      if (!status.ok()) return;
+      const auto listener = listeners.find(lane);
+      if (listener != listeners.end() && listener->second != nullptr) {
+        listener->second->OnSettled(events);
+      }
+    };
+    if (!turn.empty()) {
+      turn.done.push_back(std::move(tell));
+    } else if (!in_flight.empty()) {
+      in_flight.back().done.push_back(std::move(tell));
+    } else {
+      tell(absl::OkStatus());
+    }
+  }
+}
+
+Offset Partition::Impl::Floor(std::string* pinned_by) const {
+  Offset floor = durable_end;
+  for (const auto& trigger : state.triggers()) {
+    if (trigger->pending() == 0 || trigger->forgotten) continue;
+    Offset mine = trigger->floor;
+    const auto* runtime = trigger->ordinal.value() < runtimes.size()
+                              ? runtimes[trigger->ordinal.value()].get()
+                              : nullptr;
+    if (runtime != nullptr && runtime->queue != nullptr) mine = runtime->queue->Floor(durable_end);
+    if (mine < floor) {
+      floor = mine;
+      if (pinned_by != nullptr) *pinned_by = trigger->name;
+    }
+  }
+  return floor;
+}
+
+void Partition::Impl::Trim() {
+  const Offset floor = Floor(nullptr);
+  const bool over = ports.journal.log_bytes() > options.retention_bytes / 10 * 9;
+  if (!start_known) start = Offset();
+  Offset trim = start;
+  while (!samples.empty() &&
+         (samples.front().first <
+              wall - std::chrono::duration_cast<std::chrono::microseconds>(options.retention_age) ||
+          (over && trim == start))) {
+    if (samples.front().second > floor) break;
+    trim = std::max(trim, samples.front().second);
+    samples.pop_front();
+  }
+  if (trim > start) {
+    start = trim;
+    start_known = true;
+    ports.journal.TrimBelow(options.id, ports.journal.Locate(options.id, trim));
+  }
+  LetterPosition lowest;
+  bool first = true;
+  for (const auto& [id, letter] : state.letters()) {
+    if (letter.position.value() == 0) return;  // not all positions are known yet
+    if (first || letter.position < lowest) lowest = letter.position;
+    first = false;
+  }
+  if (!first) ports.journal.TrimLettersBelow(options.id, lowest);
+}
+
+void Partition::Impl::Housekeep() {
+  last_housekeeping = now;
+  const std::int64_t letters_age =
+      std::chrono::duration_cast<std::chrono::microseconds>(options.letters_age).count();
+  std::vector<OpenLetter> old;
+  for (const auto& [id, letter] : state.letters()) {
+    if (letter.died_us < Micros(wall) - letters_age && old.size() < 1000) old.push_back(letter);
+  }
+  for (const OpenLetter& letter : old) {
+    EnsureRoom(64);
+    CloseLetter(letter, LetterClosedAs::kExpired, Offset(), 0);
+  }
+  if (!old.empty()) {
+    Warn("T0303", fmt::format("{} dead letters were older than {} and are closed", old.size(),
+                              FormatDuration(options.letters_age)));
+  }
+  if (!held_dead.empty() && !LettersFull()) {
+    for (HeldDead& held : std::exchange(held_dead, {})) {
+      Runtime* runtime = RuntimeOf(held.trigger);
+      if (runtime != nullptr && runtime->queue != nullptr) Die(*runtime, std::move(held.action));
+    }
+  }
+  if (!LettersFull()) letters_full_told = false;
+  const std::int64_t detached_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(options.detached_retention).count();
+  for (const auto& trigger : state.triggers()) {
+    if (!trigger->detached || trigger->forgotten ||
+        trigger->detached_us > Micros(wall) - detached_us) {
+      continue;
+    }
+    Warn("T0304", fmt::format("trigger '{}' has been detached for {}: its {} pending deliveries "
+                              "are dropped",
+                              trigger->name, FormatDuration(options.detached_retention),
+                              trigger->pending()));
+    EnsureRoom(64);
+    EncodeSettlements();
+    std::string body;
+    EncodeTriggerDetached({trigger->ordinal, Micros(wall), true}, body);
+    AddRecord(RecordType::kTriggerDetached, body);
+    RecordView view{RecordType::kTriggerDetached, body, 0};
+    (void)state.Apply(view, state.end(), turn.append_time_us);
+  }
+  const bool due =
+      bytes_since_checkpoint >= options.checkpoint_bytes ||
+      (bytes_since_checkpoint > 0 && now - last_checkpoint >= options.checkpoint_every);
+  if (due && !closing) StartCheckpoint(false);
+  Trim();
+}
+
+std::optional<Instant> Partition::Impl::EndTurn() {
+  if (!open || failed) return std::nullopt;
+  BeginIfNeeded();
+  if (!closing) RunSchedules();
+  TickQueues();
+  if (now - last_housekeeping >= kHousekeepEvery) Housekeep();
+  TellSettled();
+  PumpScans();
+  Flush();
+  ExchangeAndDeliver();
+  PumpScans();
+  Flush();  // what expired while it was taken
+  if (closing && close_done && in_flight.empty() && !checkpoint && !checkpoint_writing &&
+      fetches == 0) {
+    auto done = std::move(close_done);
+    close_done = nullptr;
+    done(absl::OkStatus());
+    return std::nullopt;
+  }
+  Instant next = last_housekeeping + kHousekeepEvery;
+  if (!dues.empty()) next = std::min(next, dues.begin()->first);
+  if (!schedule_dues.empty() && !closing) {
+    const Duration until = schedule_dues.begin()->first - wall;
+    next = std::min(next, now + std::max(until, Duration::zero()));
+  }
+  return next;
+}
+
+Partition::Partition(const PartitionOptions& options, const Ports& ports)
+    : impl_(std::make_unique<Impl>(options, ports)) {}
+Partition::~Partition() = default;
+
+void Partition::Open(absl::AnyInvocable<void(absl::Status)> done) { impl_->Open(std::move(done)); }
+void Partition::Publish(PublishBatch batch) { impl_->Publish(std::move(batch)); }
+void Partition::AppendLane(LaneBatch batch) { impl_->AppendLane(std::move(batch)); }
+void Partition::ApplyPlan(std::shared_ptr<const RoutePlan> plan) {
+  impl_->ApplyPlan(std::move(plan));
+}
+void Partition::OnAnswers(AnswerBatch batch) { impl_->OnAnswers(std::move(batch)); }
+void Partition::Woken() { impl_->woken = true; }
+std::optional<Instant> Partition::EndTurn() { return impl_->EndTurn(); }
+PartitionSnapshot Partition::Snapshot() const { return impl_->Snapshot(); }
+
+std::size_t Partition::in_flight_bytes() const {
+  return impl_->flight_bytes + impl_->turn.body.size();
+}
+
+bool Partition::accepts_ingest() const {
+  return impl_->open && !impl_->failed && !impl_->stalled && !impl_->closing &&
+         impl_->ports.journal.HasRoomForIngest() &&
+         impl_->ports.journal.log_bytes() < impl_->options.retention_bytes;
+}
+
+void Partition::Close(absl::AnyInvocable<void(absl::Status)> done) {
+  impl_->BeginIfNeeded();
+  impl_->closing = true;
+  impl_->close_done = std::move(done);
+  if (!impl_->open || impl_->failed) {
+    auto close_done = std::move(impl_->close_done);
+    close_done(absl::FailedPreconditionError("the partition is not open"));
+    return;
+  }
+  if (impl_->bytes_since_checkpoint > 0) impl_->StartCheckpoint(false);
+}
+
+}  // namespace tocsin

@@ -1,0 +1,577 @@
+// Opening, the route plan, letters and what status shows.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "broker/base/check.h"
+#include "broker/base/status.h"
+#include "broker/base/time_text.h"
+#include "broker/journal/record.h"
+#include "broker/partition/partition_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr std::size_t kReplayBytes = std::size_t{1} << 20;
+constexpr std::size_t kReadEventsBytes = 512 * 1024;
+constexpr std::size_t kUnmatchedShown = 32;
+
+}  // namespace
+
+void Partition::Impl::AddAndApply(RecordType type, std::string_view body) {
+  AddRecord(type, body);
+  const RecordView view{type, body, 0};
+  const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+  TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+}
+
+void Partition::Impl::Open(absl::AnyInvocable<void(absl::Status)> done) {
+  now = ports.clock.Monotonic();
+  wall = ports.clock.Wall();
+  open_done = std::move(done);
+  ports.journal.Open(options.id, ports.executor,
+                     [this, guard = std::weak_ptr(alive)](absl::StatusOr<OpenResult> result) {
+                       if (guard.expired()) return;
+                       if (!result.ok()) {
+                         FinishOpen(result.status());
+                         return;
+                       }
+                       opened = std::move(*result);
+                       epoch = opened.epoch;
+                       for (const std::string& warning : opened.warnings) Warn("T0312", warning);
+                       JournalPosition from = opened.start;
+                       if (opened.checkpoint) {
+                         from = opened.checkpoint->replay_from;
+                         const absl::Status loaded = state.LoadPages(opened.checkpoint->pages);
+                         opened.checkpoint.reset();
+                         if (!loaded.ok()) {
+                           FinishOpen(loaded);
+                           return;
+                         }
+                       }
+                       start = state.end();
+                       Replay(from);
+                     });
+}
+
+void Partition::Impl::Replay(JournalPosition from) {
+  ports.journal.Read(
+      options.id, from, kReplayBytes,
+      [this, guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) {
+        if (guard.expired()) return;
+        if (!result.ok()) {
+          FinishOpen(result.status());
+          return;
+        }
+        for (const Unreadable& gap : result->unreadable) {
+          state.SetLenient();
+          Warn("T0311", fmt::format("{} events from {}/{} cannot be read: {}; their deliveries are "
+                                    "counted as dropped, what follows is served",
+                                    gap.event_count, options.id.value(),
+                                    gap.first_offset ? gap.first_offset->value() : 0, gap.reason));
+        }
+        for (const StoredBatch& batch : result->batches) {
+          const absl::Status applied =
+              state.ApplyBatch(*batch.body, batch.base_offset, batch.append_time_us);
+          if (!applied.ok()) {
+            FinishOpen(Annotate(applied, fmt::format("partition {}, batch at {}",
+                                                     options.id.value(), batch.position.value())));
+            return;
+          }
+          last_append_us = std::max(last_append_us, batch.append_time_us);
+          bytes_since_checkpoint += batch.body->size();
+        }
+        if (!result->at_end) {
+          Replay(result->next);
+          return;
+        }
+        last_end = result->next;
+        ports.journal.ListLetters(options.id, LetterPosition(),
+                                  [this, guard](absl::StatusOr<std::vector<LetterRef>> letters) {
+                                    if (guard.expired()) return;
+                                    if (!letters.ok()) {
+                                      FinishOpen(letters.status());
+                                      return;
+                                    }
+                                    for (const LetterRef& letter : *letters) {
+                                      state.SetLetterPosition(letter.id, letter.position);
+                                    }
+                                    FinishOpen(absl::OkStatus());
+                                  });
+      });
+}
+
+void Partition::Impl::FinishOpen(const absl::Status& status) {
+  now = ports.clock.Monotonic();
+  wall = ports.clock.Wall();
+  if (status.ok()) {
+    open = true;
+    durable_end = state.end();
+    last_checkpoint = last_housekeeping = now;
+    wall_offset = wall.time_since_epoch() - now.time_since_epoch();
+    ForwardOutgoing();
+  }
+  auto done = std::move(open_done);
+  done(status);
+}
+
+void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
+  BeginIfNeeded();
+  if (failed || !open) return;
+  EncodeSettlements();
+  plan = std::move(new_plan);
+  const auto define = [&](const TriggerRecord& known, const TriggerSpec& spec,
+                          TriggerOrdinal ordinal, bool paused) {
+    EnsureRoom(spec.config_json.size() + 256);
+    TriggerDefinedRecord record;
+    record.trigger = ordinal;
+    record.generation = known.generation + 1;
+    record.paused = paused;
+    record.name = spec.name;
+    record.config_hash = spec.config_hash;
+    record.config_json = spec.config_json;
+    std::string body;
+    EncodeTriggerDefined(record, body);
+    AddAndApply(RecordType::kTriggerDefined, body);
+  };
+  route_ordinals.assign(plan->triggers.size(), kNoTrigger);
+  absl::flat_hash_set<std::uint32_t> present;
+  for (std::size_t route = 0; route < plan->triggers.size(); ++route) {
+    const TriggerSpec& spec = plan->triggers[route];
+    TriggerRecord* known = state.FindTrigger(spec.name);
+    if (known == nullptr && !spec.was.empty()) known = state.FindTrigger(spec.was);
+    if (known == nullptr) {
+      const TriggerOrdinal ordinal(static_cast<std::uint32_t>(state.triggers().size()));
+      define(TriggerRecord(), spec, ordinal, spec.paused);
+      known = state.FindTrigger(ordinal);
+    } else if (known->detached || known->name != spec.name ||
+               known->config_hash != spec.config_hash) {
+      define(*known, spec, known->ordinal, known->paused);
+    }
+    route_ordinals[route] = known->ordinal;
+    present.insert(known->ordinal.value());
+  }
+  runtimes.resize(state.triggers().size());
+  by_number.clear();
+  for (std::size_t route = 0; route < plan->triggers.size(); ++route) {
+    const TriggerOrdinal ordinal = route_ordinals[route];
+    std::unique_ptr<Runtime>& runtime = runtimes[ordinal.value()];
+    if (runtime == nullptr) {
+      runtime = std::make_unique<Runtime>();
+      runtime->ordinal = ordinal;
+    }
+    runtime->route = route;
+    runtime->number = plan->numbers[route];
+    by_number[runtime->number.value()] = ordinal;
+    if (runtime->queue != nullptr) {
+      runtime->queue->SetPolicy(plan->triggers[route].policy);
+      Touch(*runtime);
+      continue;
+    }
+    const TriggerRecord* trigger = state.FindTrigger(ordinal);
+    if (trigger->pending() > 0 || !trigger->parked.empty()) {
+      (void)QueueOf(*runtime, std::min(trigger->floor, durable_end));
+      Touch(*runtime);
+    }
+  }
+  for (const auto& trigger : state.triggers()) {
+    if (trigger->forgotten || present.contains(trigger->ordinal.value())) continue;
+    Runtime* runtime = RuntimeOf(trigger->ordinal);
+    if (runtime != nullptr) {
+      if (runtime->queue != nullptr) {
+        state.RaiseFloor(trigger->ordinal, runtime->queue->Floor(durable_end));
+        DropRuntimeQueue(*runtime);
+      }
+      const ReadyOffer none{runtime->number, 0, 0};
+      std::vector<Grant> grants;
+      ports.dispatcher.Exchange(options.id, {&none, 1}, grants);
+      runtimes[trigger->ordinal.value()].reset();
+    }
+    if (trigger->detached) continue;
+    EnsureRoom(64);
+    std::string body;
+    EncodeTriggerDetached({trigger->ordinal, Micros(wall), false}, body);
+    AddAndApply(RecordType::kTriggerDetached, body);
+    Warn("T0313",
+         fmt::format("trigger '{}' is not in the configuration any more: it is detached "
+                     "with {} pending deliveries; `tocsin triggers forget {}` discards them",
+                     trigger->name, trigger->pending(), trigger->name));
+  }
+  LoadSchedules();
+}
+
+void Partition::Impl::CloseLetter(const OpenLetter& letter, LetterClosedAs how, Offset redriven_as,
+                                  std::uint64_t index) {
+  const TriggerOrdinal ordinal = letter.id.trigger;
+  const std::string key = letter.key;
+  const bool parked = letter.parked;
+  DeadClosedRecord record;
+  record.trigger = ordinal;
+  record.origin = letter.id.offset;
+  record.run = letter.id.run;
+  record.how = how;
+  record.redriven_as = redriven_as;
+  record.index = index;
+  std::string body;
+  EncodeDeadClosed(record, body);
+  AddAndApply(RecordType::kDeadClosed, body);
+  Runtime* runtime = RuntimeOf(ordinal);
+  if (how != LetterClosedAs::kRedriven && parked && runtime != nullptr &&
+      runtime->queue != nullptr) {
+    runtime->queue->Release(key);
+    Touch(*runtime);
+  }
+}
+
+void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
+  const auto found = state.letters().find(id);
+  if (found == state.letters().end()) {
+    done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
+    return;
+  }
+  if (id.trigger == kNoTrigger) {
+    done(absl::FailedPreconditionError(
+        fmt::format("letter {} has no trigger: what the source brought could not be decoded, so "
+                    "there is nothing "
+                    "to deliver; discard it when you are done with it",
+                    FormatDeliveryId(id))));
+    return;
+  }
+  if (RuntimeOf(id.trigger) == nullptr) {
+    done(absl::FailedPreconditionError(fmt::format(
+        "the trigger of letter {} is detached: put it back into the configuration first",
+        FormatDeliveryId(id))));
+    return;
+  }
+  ports.journal.ReadLetter(
+      options.id, found->second.position,
+      [this, id, done = std::move(done),
+       guard = std::weak_ptr(alive)](absl::StatusOr<std::string> bytes) mutable {
+        if (guard.expired()) return;
+        BeginIfNeeded();
+        const auto letter = state.letters().find(id);
+        if (letter == state.letters().end() || RuntimeOf(id.trigger) == nullptr || failed) {
+          done(absl::NotFoundError(
+              fmt::format("dead letter {} was closed meanwhile", FormatDeliveryId(id))));
+          return;
+        }
+        absl::StatusOr<Letter> stored = bytes.ok() ? DecodeLetter(*bytes) : bytes.status();
+        if (!stored.ok()) {
+          done(Annotate(stored.status(), fmt::format("letter {}", FormatDeliveryId(id))));
+          return;
+        }
+        EventView view;
+        const absl::Status valid = ParseEvent(stored->event, view);
+        if (!valid.ok()) {
+          done(Annotate(valid, fmt::format("the event of letter {}", FormatDeliveryId(id))));
+          return;
+        }
+        EnsureRoom(stored->event.size() + 1024);
+        EncodeSettlements();
+        const TriggerRecord* trigger = state.FindTrigger(id.trigger);
+        EventRecord record;
+        record.matches.push_back({id.trigger, trigger->matched});
+        record.new_run = true;
+        record.origin = id.offset;
+        record.run = id.run + 1;
+        record.has_lane = !stored->source.empty();
+        record.lane_source = stored->source;
+        record.lane_key = stored->lane;
+        record.event = stored->event;
+        const OpenLetter open_letter = letter->second;
+        const std::uint64_t index = record.matches[0].index;
+        const Offset offset = AddEvent(record, view, nullptr, open_letter.parked);
+        CloseLetter(open_letter, LetterClosedAs::kRedriven, offset, index);
+        turn.done.push_back(
+            [done = std::move(done)](const absl::Status& status) mutable { done(status); });
+        ports.wake();
+      });
+}
+
+StoredLaneState Partition::AttachLane(const LaneId& lane, LaneListener* listener) {
+  StoredLaneState restored;
+  impl_->listeners[lane] = listener;
+  if (const LaneRecord* record = impl_->state.FindLane(lane)) {
+    restored.position = record->position;
+    for (const auto& bucket : record->buckets)
+      restored.entries.insert(bucket.begin(), bucket.end());
+  }
+  impl_->state.TellAgain(lane);
+  return restored;
+}
+
+void Partition::DetachLane(const LaneId& lane) { impl_->listeners.erase(lane); }
+
+absl::Status Partition::SetPaused(std::string_view name, bool paused) {
+  Impl& impl = *impl_;
+  impl.BeginIfNeeded();
+  TriggerRecord* trigger = impl.state.FindTrigger(name);
+  if (trigger == nullptr) {
+    return absl::NotFoundError(fmt::format("there is no trigger '{}'", name));
+  }
+  if (trigger->paused == paused) return absl::OkStatus();
+  impl.EnsureRoom(trigger->config_json.size() + 256);
+  const bool detached = trigger->detached;
+  TriggerDefinedRecord record;
+  record.trigger = trigger->ordinal;
+  record.generation = trigger->generation;
+  record.paused = paused;
+  const std::string own_name = trigger->name;
+  const std::string hash = trigger->config_hash;
+  const std::string json = trigger->config_json;
+  record.name = own_name;
+  record.config_hash = hash;
+  record.config_json = json;
+  std::string body;
+  EncodeTriggerDefined(record, body);
+  const std::int64_t detached_us = trigger->detached_us;
+  impl.AddAndApply(RecordType::kTriggerDefined, body);
+  if (detached) {
+    body.clear();
+    EncodeTriggerDetached({trigger->ordinal, detached_us, false}, body);
+    impl.AddAndApply(RecordType::kTriggerDetached, body);
+  }
+  Impl::Runtime* runtime = impl.RuntimeOf(trigger->ordinal);
+  if (runtime != nullptr && runtime->queue != nullptr) {
+    runtime->queue->SetPaused(paused);
+    impl.Touch(*runtime);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::uint64_t> Partition::Forget(std::string_view name, bool dry_run) {
+  Impl& impl = *impl_;
+  impl.BeginIfNeeded();
+  impl.EncodeSettlements();
+  TriggerRecord* trigger = impl.state.FindTrigger(name);
+  if (trigger == nullptr) {
+    return absl::NotFoundError(fmt::format("there is no trigger '{}'", name));
+  }
+  if (!trigger->detached) {
+    return absl::FailedPreconditionError(fmt::format(
+        "trigger '{}' is in the configuration; remove it there and reload, then forget it", name));
+  }
+  const std::uint64_t pending = trigger->pending();
+  if (dry_run) return pending;
+  impl.EnsureRoom(64);
+  std::string body;
+  EncodeTriggerDetached({trigger->ordinal, Micros(impl.wall), true}, body);
+  impl.AddAndApply(RecordType::kTriggerDetached, body);
+  return pending;
+}
+
+std::vector<LetterSummary> Partition::OpenLetters() const {
+  std::vector<LetterSummary> summaries;
+  for (const auto& [id, letter] : impl_->state.letters()) {
+    LetterSummary summary;
+    summary.id = id;
+    summary.position = letter.position;
+    summary.parked = letter.parked;
+    if (const TriggerRecord* trigger = impl_->state.FindTrigger(id.trigger)) {
+      summary.trigger = trigger->name;
+    }
+    summaries.push_back(std::move(summary));
+  }
+  return summaries;
+}
+
+void Partition::ReadLetter(const DeliveryId& id,
+                           absl::AnyInvocable<void(absl::StatusOr<Letter>)> done) {
+  const auto found = impl_->state.letters().find(id);
+  if (found == impl_->state.letters().end()) {
+    done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
+    return;
+  }
+  impl_->ports.journal.ReadLetter(
+      impl_->options.id, found->second.position,
+      [id, done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
+        if (!bytes.ok()) {
+          done(Annotate(bytes.status(), fmt::format("letter {}", FormatDeliveryId(id))));
+          return;
+        }
+        done(DecodeLetter(*bytes));
+      });
+}
+
+void Partition::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
+  impl_->Redrive(id, std::move(done));
+}
+
+void Partition::Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
+  impl_->BeginIfNeeded();
+  const auto found = impl_->state.letters().find(id);
+  if (found == impl_->state.letters().end()) {
+    done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
+    return;
+  }
+  impl_->EnsureRoom(64);
+  const OpenLetter letter = found->second;
+  impl_->CloseLetter(letter, LetterClosedAs::kDiscarded, Offset(), 0);
+  impl_->turn.done.push_back(
+      [done = std::move(done)](const absl::Status& status) mutable { done(status); });
+}
+
+void Partition::ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max,
+                           absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done) {
+  EventPage page;
+  page.next = std::max(from, impl_->start_known ? impl_->start : Offset());
+  impl_->ReadEvents(page.next, events_max, bytes_max, std::move(page), std::move(done));
+}
+
+bool Partition::Impl::PageBatch(const CachedBatch& batch, std::size_t events_max,
+                                std::size_t bytes_max, EventPage& page) {
+  EventRecord record;
+  std::size_t bytes = 0;
+  for (const EventRecordInfo& event : page.events) bytes += event.bytes.size();
+  for (Offset offset = std::max(page.next, batch.base); offset < batch.end();
+       offset = Next(offset)) {
+    if (!(offset < durable_end)) return false;
+    if (page.events.size() >= events_max || bytes >= bytes_max) return false;
+    page.next = Next(offset);
+    if (!DecodeEvent(batch.Record(offset), record).ok()) continue;
+    EventRecordInfo info;
+    info.offset = offset;
+    info.origin = record.new_run ? record.origin : offset;
+    info.run = record.run;
+    info.recorded = batch.recorded;
+    for (const Match& match : record.matches) {
+      info.matched.push_back(match.trigger);
+      const TriggerRecord* trigger = state.FindTrigger(match.trigger);
+      info.triggers.push_back(trigger == nullptr ? std::string() : trigger->name);
+    }
+    info.bytes = std::string(record.event);
+    bytes += info.bytes.size();
+    page.events.push_back(std::move(info));
+  }
+  return true;
+}
+
+void Partition::Impl::ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max,
+                                 EventPage page,
+                                 absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done) {
+  page.durable_end = durable_end;
+  page.next = std::max(page.next, from);
+  while (page.next < durable_end) {
+    const auto batch = cache.Find(page.next);
+    if (batch == nullptr) break;
+    if (!PageBatch(*batch, events_max, bytes_max, page)) {
+      done(std::move(page));
+      return;
+    }
+  }
+  if (!(page.next < durable_end)) {
+    done(std::move(page));
+    return;
+  }
+  ports.journal.Read(
+      options.id, ports.journal.Locate(options.id, page.next), kReadEventsBytes,
+      [this, events_max, bytes_max, page = std::move(page), done = std::move(done),
+       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+        if (guard.expired()) return;
+        if (!result.ok()) {
+          done(result.status());
+          return;
+        }
+        for (const Unreadable& gap : result->unreadable) page.gaps.push_back(gap.reason);
+        const Offset before = page.next;
+        for (const StoredBatch& stored : result->batches) {
+          CachedBatch batch;
+          batch.base = stored.base_offset;
+          batch.recorded = FromMicros(stored.append_time_us);
+          batch.body = stored.body;
+          if (stored.event_count == 0 || !IndexEvents(*stored.body, batch.events).ok()) continue;
+          if (!(page.next < batch.end())) continue;
+          if (!PageBatch(batch, events_max, bytes_max, page)) break;
+        }
+        // A page that did not get on would be asked for again for ever.
+        if (page.next == before && page.events.empty()) {
+          page.next = durable_end;
+          if (!result->at_end && page.gaps.empty()) page.gaps.push_back("nothing readable here");
+        }
+        done(std::move(page));
+      });
+}
+
+PartitionSnapshot Partition::Impl::Snapshot() const {
+  PartitionSnapshot snapshot;
+  snapshot.id = options.id;
+  snapshot.epoch = epoch;
+  snapshot.start = start_known ? start : Offset();
+  snapshot.durable_end = durable_end;
+  snapshot.end = state.end();
+  snapshot.open_letters = state.letters().size();
+  snapshot.unmatched = unmatched;
+  snapshot.duplicates = duplicates;
+  snapshot.refused = refused;
+  snapshot.stale_answers = stale_answers;
+  snapshot.deduped_ids = state.dedupe().size();
+  for (const auto& [home, lane] : state.outgoing()) snapshot.outgoing += lane.pending.size();
+  snapshot.in_flight_bytes = flight_bytes;
+  snapshot.cache_bytes = cache.bytes();
+  snapshot.letters_full = LettersFull();
+  const Offset floor = Floor(&snapshot.pinned_by);
+  snapshot.pinned_bytes = ports.journal.Locate(options.id, durable_end).value() -
+                          ports.journal.Locate(options.id, floor).value();
+  for (const auto& trigger : state.triggers()) {
+    if (trigger->forgotten) continue;
+    TriggerBooks books;
+    books.name = trigger->name;
+    books.config_hash = trigger->config_hash;
+    books.ordinal = trigger->ordinal;
+    books.matched = trigger->matched;
+    books.acked = trigger->acked;
+    books.dead = trigger->dead;
+    books.dropped = trigger->dropped;
+    books.expired = trigger->expired;
+    books.pending = trigger->pending();
+    books.parked_keys = trigger->parked.size();
+    books.state = trigger->detached ? TriggerState::kDetached
+                  : trigger->paused ? TriggerState::kPaused
+                                    : TriggerState::kActive;
+    books.floor = trigger->floor;
+    const Runtime* runtime = trigger->ordinal.value() < runtimes.size()
+                                 ? runtimes[trigger->ordinal.value()].get()
+                                 : nullptr;
+    if (runtime != nullptr) {
+      books.function = plan->triggers[runtime->route].policy.function;
+      if (const TriggerQueue* queue = runtime->queue.get()) {
+        books.ready = queue->ready_count() + queue->ready_alone_count();
+        books.leased = queue->leased_count();
+        books.delayed = queue->delayed_count();
+        books.skipped_keys = queue->skipped_key_count();
+        books.floor = queue->Floor(durable_end);
+        if (queue->blocked_by_key() && books.state == TriggerState::kActive) {
+          books.state = TriggerState::kBlockedByKey;
+          books.blocking_key = queue->BlockingKey();
+        }
+      }
+    }
+    if (books.pending > 0) {
+      if (const auto batch = cache.Find(books.floor)) books.oldest = batch->recorded;
+    }
+    snapshot.triggers.push_back(std::move(books));
+  }
+  for (const ScheduleRuntime& schedule : schedules) {
+    ScheduleStatus status;
+    status.name = plan->schedules[schedule.binding].name;
+    status.next = schedule.next;
+    const auto known = state.schedules().find(status.name);
+    if (known != state.schedules().end()) {
+      status.fired = known->second.fired;
+      status.skipped = known->second.skipped;
+    }
+    status.busy = state.ScheduleBusy(status.name);
+    snapshot.schedules.push_back(std::move(status));
+  }
+  for (const auto& [id, lane] : state.lanes()) {
+    snapshot.lanes.push_back({id, lane->position, lane->events, lane->entry_count});
+  }
+  for (const auto& [name, count] : unmatched_by) snapshot.unmatched_by.emplace_back(name, count);
+  std::sort(snapshot.unmatched_by.begin(), snapshot.unmatched_by.end(),
+            [](const auto& a, const auto& b) { return a.second > b.second; });
+  if (snapshot.unmatched_by.size() > kUnmatchedShown) snapshot.unmatched_by.resize(kUnmatchedShown);
+  return snapshot;
+}
+
+}  // namespace tocsin

@@ -1,0 +1,591 @@
+// Deliveries: offers to queues, answers, dead letters, grants.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "broker/base/check.h"
+#include "broker/base/status.h"
+#include "broker/base/time_text.h"
+#include "broker/journal/record.h"
+#include "broker/partition/partition_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr std::size_t kQueuesKept = 1024;  // idle queue objects, beyond which they are dropped
+constexpr std::size_t kFetchBytes = 256 * 1024;
+constexpr std::size_t kEmittedMax = 256;
+constexpr std::size_t kEmittedBytesMax = std::size_t{2} << 20;
+
+}  // namespace
+
+Partition::Impl::Runtime* Partition::Impl::RuntimeOf(TriggerOrdinal ordinal) {
+  return ordinal.value() < runtimes.size() ? runtimes[ordinal.value()].get() : nullptr;
+}
+
+TriggerQueue& Partition::Impl::QueueOf(Runtime& runtime, Offset admit_from) {
+  if (runtime.queue != nullptr) return *runtime.queue;
+  runtime.queue =
+      std::make_unique<TriggerQueue>(options.id, runtime.ordinal, epoch, admit_from, options.queues,
+                                     plan->triggers[runtime.route].policy, ports.random.Next());
+  const TriggerRecord* trigger = state.FindTrigger(runtime.ordinal);
+  runtime.queue->SetPaused(trigger->paused);
+  for (const auto& [key, parked] : trigger->parked) runtime.queue->Park(key);
+  return *runtime.queue;
+}
+
+void Partition::Impl::Touch(Runtime& runtime) {
+  if (runtime.touched) return;
+  runtime.touched = true;
+  touched.push_back(runtime.ordinal);
+  scan_wanted.insert(runtime.ordinal.value());
+}
+
+void Partition::Impl::DropRuntimeQueue(Runtime& runtime) {
+  if (runtime.due) dues.erase({*runtime.due, runtime.ordinal.value()});
+  runtime.due.reset();
+  runtime.queue.reset();
+  if (runtime.scanning) --scans;
+  runtime.scanning = false;
+  ready.erase(runtime.ordinal.value());
+}
+
+const PriorAttempts* Partition::Impl::PriorOf(const TriggerRecord& trigger, std::uint64_t index,
+                                              PriorAttempts& prior) {
+  if (trigger.attempts.empty()) return nullptr;
+  const auto found = trigger.attempts.find(index);
+  if (found == trigger.attempts.end()) return nullptr;
+  const AttemptHistory& history = found->second;
+  prior.count = history.failed;
+  const std::int64_t left_us = std::max<std::int64_t>(0, history.due_us - Micros(wall));
+  prior.delay = std::chrono::microseconds(left_us);
+  prior.alone = history.alone;
+  prior.first_started_ago =
+      std::chrono::microseconds(std::max<std::int64_t>(0, Micros(wall) - history.first_us));
+  return &prior;
+}
+
+void Partition::Impl::Offer(const InFlight& flight, const OfferedEvent& event) {
+  Candidate candidate;
+  candidate.offset = event.offset;
+  candidate.origin = event.origin;
+  candidate.run = event.run;
+  candidate.event_bytes = event.event_bytes;
+  candidate.appended = FromMicros(flight.append_time_us);
+  if (event.expires_us != 0) candidate.expires = FromMicros(event.expires_us);
+  const std::string_view key =
+      std::string_view(*flight.body).substr(event.key_position, event.key_bytes);
+  for (std::uint32_t i = 0; i < event.match_count; ++i) {
+    const Match& match = flight.matches[event.first_match + i];
+    Runtime* runtime = RuntimeOf(match.trigger);
+    if (runtime == nullptr) continue;  // dropped over its backlog, or detached meanwhile
+    candidate.match_index = match.index;
+    if (event.first_of_key) {
+      if (runtime->queue == nullptr) QueueOf(*runtime, event.offset).CaughtUp(event.offset);
+      runtime->queue->OfferFirst(candidate, key, now);
+    } else {
+      if (runtime->queue == nullptr) QueueOf(*runtime, event.offset).CaughtUp(event.offset);
+      (void)runtime->queue->Offer(candidate, key, nullptr, now);
+    }
+    Touch(*runtime);
+  }
+}
+
+bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std::string>& emitted,
+                                   std::string* error) {
+  if (emitted.size() > kEmittedMax) {
+    *error = fmt::format("{} events emitted, at most {} are allowed", emitted.size(), kEmittedMax);
+    return false;
+  }
+  std::uint32_t hops = 1;
+  const auto parent = leased_hops.find(delivery.offset.value());
+  if (parent != leased_hops.end()) hops = parent->second + 1;
+  if (hops >= options.hops_max) {
+    *error = fmt::format("emitted events would have gone round {} times: a loop", hops);
+    return false;
+  }
+  std::size_t bytes = 0;
+  std::vector<std::string> stripped(emitted.size());
+  for (std::size_t i = 0; i < emitted.size(); ++i) {
+    EventView view;
+    absl::Status valid = ParseEvent(emitted[i], view);
+    if (valid.ok()) valid = ValidateEvent(view, emitted[i].size(), options.event_limits);
+    if (!valid.ok()) {
+      *error = fmt::format("emitted event {}: {}", i, MessageOf(valid));
+      return false;
+    }
+    if (auto without = StripReserved(view)) emitted[i] = std::move(*without);
+    bytes += emitted[i].size() + 512;
+  }
+  if (bytes > kEmittedBytesMax + emitted.size() * 512) {
+    *error = fmt::format("{} of emitted events, at most {} are allowed", FormatBytes(bytes),
+                         FormatBytes(kEmittedBytesMax));
+    return false;
+  }
+  EnsureRoom(bytes + 4096);
+  for (const std::string& event : emitted) {
+    EventView view;
+    (void)ParseEvent(event, view);
+    const PartitionId home = PartitionOfEvent(view, options.partitions);
+    if (home != options.id) {
+      OutgoingRecord outgoing;
+      outgoing.home = home;
+      const auto lane = state.outgoing().find(home);
+      outgoing.sequence = lane == state.outgoing().end() ? 1 : lane->second.next_sequence;
+      const std::string stored = std::string(1, static_cast<char>(hops)) + event;
+      outgoing.event = stored;
+      std::string body;
+      EncodeOutgoing(outgoing, body);
+      AddRecord(RecordType::kOutgoing, body);
+      const RecordView record{RecordType::kOutgoing, body, 0};
+      const absl::Status applied = state.Apply(record, state.end(), turn.append_time_us);
+      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+      turn.outgoing = true;
+      continue;
+    }
+    EventRecord record;
+    (void)MatchEvent(view, "", record, nullptr);
+    record.hops = hops;
+    record.event = event;
+    (void)AddEvent(record, view, nullptr, false);
+    if (record.matches.empty()) ++unmatched;
+    DropOverBacklog(record);
+  }
+  return true;
+}
+
+void Partition::Impl::OnAnswers(AnswerBatch batch) {
+  BeginIfNeeded();
+  if (failed || !open) return;
+  std::vector<Action>& actions = action_scratch;
+  const auto count = [&](AnswerResult result) {
+    if (result != AnswerResult::kApplied) ++stale_answers;
+  };
+  for (const DeliveryRef& ref : batch.acked) {
+    Runtime* runtime = RuntimeOf(ref.trigger);
+    if (runtime == nullptr || runtime->queue == nullptr) {
+      ++stale_answers;
+      continue;
+    }
+    count(runtime->queue->Answer(ref.offset, ref.token, Ack{}, now, actions));
+    Touch(*runtime);
+    if (!actions.empty()) RunActions(*runtime, actions);
+  }
+  for (DeliveryAnswer& answer : batch.others) {
+    Runtime* runtime = RuntimeOf(answer.delivery.trigger);
+    if (runtime == nullptr || runtime->queue == nullptr) {
+      ++stale_answers;
+      continue;
+    }
+    Outcome outcome = std::move(answer.outcome);
+    if (!answer.emitted.empty()) {
+      // Only an answer that will be applied may emit: a stale one must leave nothing behind.
+      std::string error;
+      if (!runtime->queue->Holds(answer.delivery.offset, answer.delivery.token)) {
+        ++stale_answers;
+        continue;
+      }
+      if (!ApplyEmitted(answer.delivery, answer.emitted, &error)) {
+        outcome = Retry{"emit_invalid", error, std::nullopt};
+      }
+    }
+    count(runtime->queue->Answer(answer.delivery.offset, answer.delivery.token, std::move(outcome),
+                                 now, actions));
+    Touch(*runtime);
+    RunActions(*runtime, actions);
+  }
+  for (const ExtendRequest& extend : batch.extends) {
+    Runtime* runtime = RuntimeOf(extend.delivery.trigger);
+    if (runtime == nullptr || runtime->queue == nullptr) {
+      ++stale_answers;
+      continue;
+    }
+    count(runtime->queue->Extend(extend.delivery.offset, extend.delivery.token, extend.by, now));
+    Touch(*runtime);
+  }
+  for (const LostLease& lost : batch.lost) {
+    Runtime* runtime = RuntimeOf(lost.delivery.trigger);
+    if (runtime == nullptr || runtime->queue == nullptr) continue;
+    (void)runtime->queue->LeaseLost(lost.delivery.offset, lost.delivery.token, lost.started, now,
+                                    actions);
+    Touch(*runtime);
+    RunActions(*runtime, actions);
+  }
+  if (!batch.confirmed) return;
+  if (!turn.empty()) {
+    turn.confirmed.push_back(std::move(batch.confirmed));
+  } else if (!in_flight.empty()) {
+    in_flight.back().confirmed.push_back(std::move(batch.confirmed));
+  } else {
+    batch.confirmed();
+  }
+}
+
+void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions) {
+  for (Action& action : actions) {
+    if (auto* settled = std::get_if<SettledAction>(&action)) {
+      if (!leased_hops.empty()) leased_hops.erase(settled->candidate.offset.value());
+      auto& by_trigger = settled->kind == SettleKind::kDropped ? turn.dropped : turn.acked;
+      by_trigger[runtime.ordinal.value()].push_back(settled->candidate.match_index);
+      ++turn.settled_count;
+    } else if (auto* attempt = std::get_if<AttemptFailedAction>(&action)) {
+      EnsureRoom(attempt->message.size() + attempt->code.size() + 128);
+      AttemptFailedRecord record;
+      record.trigger = runtime.ordinal;
+      record.index = attempt->candidate.match_index;
+      record.offset = attempt->candidate.offset;
+      record.attempt = attempt->attempt;
+      record.at_us = Micros(wall);
+      record.due_us = record.at_us +
+                      std::chrono::duration_cast<std::chrono::microseconds>(attempt->delay).count();
+      record.worker_died = attempt->worker_died;
+      record.code = attempt->code;
+      record.message = attempt->message;
+      std::string body;
+      EncodeAttemptFailed(record, body);
+      AddRecord(RecordType::kAttemptFailed, body);
+      const RecordView view{RecordType::kAttemptFailed, body, 0};
+      const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+      turn.attempts.push_back({runtime.ordinal, record.offset, record.attempt});
+    } else if (auto* dead = std::get_if<DeadAction>(&action)) {
+      Die(runtime, std::move(*dead));
+    } else if (auto* cancel = std::get_if<CancelAction>(&action)) {
+      const auto session = sessions.find(cancel->session.value());
+      if (session == sessions.end()) continue;
+      if (const auto held = session->second.lock()) {
+        held->LeaseEnded({&cancel->handle, 1});
+      } else {
+        sessions.erase(session);
+      }
+    }
+  }
+  actions.clear();
+}
+
+bool Partition::Impl::LettersFull() const {
+  return state.letters().size() >= options.letters_max ||
+         ports.journal.letter_bytes() >= options.letters_bytes;
+}
+
+void Partition::Impl::Die(Runtime& runtime, DeadAction action) {
+  if (LettersFull()) {
+    if (!letters_full_told) {
+      letters_full_told = true;
+      Warn("T0308",
+           fmt::format("the dead log is at its quota (dead_letters.size, {} open letters): "
+                       "deliveries that should die wait; redrive or discard letters",
+                       state.letters().size()));
+    }
+    held_dead.push_back({runtime.ordinal, std::move(action)});
+    return;
+  }
+  const Offset offset = action.candidate.offset;
+  if (const auto batch = cache.Find(offset)) {
+    EventRecord record;
+    if (DecodeEvent(batch->Record(offset), record).ok()) {
+      WriteLetter(runtime, action, &record);
+      return;
+    }
+  }
+  ++fetches;
+  ports.journal.Read(
+      options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
+      [this, ordinal = runtime.ordinal, action = std::move(action),
+       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+        if (guard.expired()) return;
+        --fetches;
+        BeginIfNeeded();
+        Runtime* owner = RuntimeOf(ordinal);
+        if (failed || owner == nullptr || owner->queue == nullptr) return;
+        const Offset at = action.candidate.offset;
+        if (result.ok()) {
+          for (const StoredBatch& stored : result->batches) {
+            if (at < stored.base_offset ||
+                at.value() >= stored.base_offset.value() + stored.event_count) {
+              continue;
+            }
+            std::vector<EventSlot> slots;
+            EventRecord record;
+            if (!IndexEvents(*stored.body, slots).ok()) break;
+            const EventSlot& slot = slots[at.value() - stored.base_offset.value()];
+            if (!DecodeEvent(std::string_view(*stored.body).substr(slot.position, slot.bytes),
+                             record)
+                     .ok()) {
+              break;
+            }
+            WriteLetter(*owner, action, &record);
+            ports.wake();
+            return;
+          }
+        }
+        // The letter must not be lost for want of its event.
+        action.message += fmt::format(
+            " (event {}/{} can no longer be read{}{})", options.id.value(), at.value(),
+            result.ok() ? "" : ": ", result.ok() ? std::string_view() : MessageOf(result.status()));
+        WriteLetter(*owner, action, nullptr);
+        ports.wake();
+      });
+}
+
+void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
+                                  const EventRecord* event) {
+  TriggerRecord* trigger = state.FindTrigger(runtime.ordinal);
+  const Candidate& candidate = action.candidate;
+  Letter letter;
+  letter.id = DeliveryId{options.id, candidate.origin, runtime.ordinal, candidate.run};
+  letter.reason = action.reason;
+  letter.message = action.message;
+  letter.trigger = trigger->name;
+  letter.config_hash = trigger->config_hash;
+  letter.died = wall;
+  if (event != nullptr) {
+    letter.event = std::string(event->event);
+    letter.source = std::string(event->lane_source);
+    letter.lane = std::string(event->lane_key);
+    EventView view;
+    if (ParseEvent(event->event, view).ok()) letter.key = std::string(view.PartitionKey());
+  }
+  const auto history = trigger->attempts.find(candidate.match_index);
+  if (history != trigger->attempts.end()) {
+    letter.attempts = history->second.failed;
+    letter.history = history->second.notes;
+  }
+  bool park = plan->triggers[runtime.route].policy.on_exhausted == OnExhausted::kPark &&
+              !letter.key.empty() && action.reason != LetterReason::kExpired;
+  if (park && !trigger->parked.contains(letter.key) &&
+      trigger->parked.size() >= options.queues.park_max_keys) {
+    Warn("T0309",
+         fmt::format("trigger '{}' has {} parked keys (park_max_keys): key '{}' is not held",
+                     trigger->name, trigger->parked.size(), letter.key));
+    park = false;
+  }
+  std::string bytes = EncodeLetter(letter);
+  EnsureRoom(256 + letter.key.size());
+  turn.letters.push_back({letter.id, std::move(bytes)});
+  DeadRecord record;
+  record.trigger = runtime.ordinal;
+  record.index = candidate.match_index;
+  record.offset = candidate.offset;
+  record.origin = candidate.origin;
+  record.run = candidate.run;
+  record.reason = action.reason;
+  record.parked = park;
+  record.key = letter.key;
+  const bool expired = action.reason == LetterReason::kExpired;
+  std::string body;
+  if (!expired) body.push_back('\1');
+  EncodeDead(record, body);
+  const RecordType type = expired ? RecordType::kExpired : RecordType::kSettled;
+  AddRecord(type, body);
+  const RecordView view{type, body, 0};
+  const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+  TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+  if (!leased_hops.empty()) leased_hops.erase(candidate.offset.value());
+  runtime.queue->Close(candidate.offset, park);
+  Touch(runtime);
+}
+
+void Partition::Impl::TickQueues() {
+  std::vector<Action>& actions = action_scratch;
+  while (!dues.empty() && dues.begin()->first <= now) {
+    Runtime* runtime = RuntimeOf(TriggerOrdinal(dues.begin()->second));
+    dues.erase(dues.begin());
+    if (runtime == nullptr || runtime->queue == nullptr) continue;
+    runtime->due = runtime->queue->Tick(now, wall, actions);
+    if (runtime->due && *runtime->due <= now) runtime->due = now + std::chrono::milliseconds(1);
+    if (runtime->due) dues.emplace(*runtime->due, runtime->ordinal.value());
+    Touch(*runtime);
+    RunActions(*runtime, actions);
+  }
+}
+
+void Partition::Impl::ExchangeAndDeliver() {
+  std::vector<ReadyOffer> offers;
+  const auto offer = [&](Runtime& runtime) {
+    ReadyOffer one;
+    one.trigger = runtime.number;
+    if (runtime.queue != nullptr) {
+      one.ready = runtime.queue->ready_count();
+      one.ready_alone = runtime.queue->ready_alone_count();
+    }
+    runtime.offered = one.ready;
+    runtime.offered_alone = one.ready_alone;
+    if (one.ready + one.ready_alone > 0) {
+      ready.insert(runtime.ordinal.value());
+    } else {
+      ready.erase(runtime.ordinal.value());
+    }
+    offers.push_back(one);
+  };
+  for (const TriggerOrdinal ordinal : std::exchange(touched, {})) {
+    Runtime* runtime = RuntimeOf(ordinal);
+    if (runtime == nullptr) continue;
+    runtime->touched = false;
+    TriggerQueue* queue = runtime->queue.get();
+    if (queue != nullptr) {
+      const std::optional<Instant> due = queue->NextDue();
+      if (due != runtime->due) {
+        if (runtime->due) dues.erase({*runtime->due, ordinal.value()});
+        runtime->due = due;
+        if (due) dues.emplace(*due, ordinal.value());
+      }
+      if (queue->entry_count() == 0 && !queue->behind() && queue->skipped_key_count() == 0 &&
+          queue->parked_key_count() == 0 && !runtime->scanning && runtimes.size() > kQueuesKept) {
+        DropRuntimeQueue(*runtime);
+        queue = nullptr;
+      }
+    }
+    const std::size_t count = queue == nullptr ? 0 : queue->ready_count();
+    const std::size_t alone = queue == nullptr ? 0 : queue->ready_alone_count();
+    if (count != runtime->offered || alone != runtime->offered_alone || woken) offer(*runtime);
+  }
+  if (std::exchange(woken, false)) {
+    for (const std::uint32_t ordinal : std::vector<std::uint32_t>(ready.begin(), ready.end())) {
+      Runtime* runtime = RuntimeOf(TriggerOrdinal(ordinal));
+      if (runtime != nullptr) offer(*runtime);
+    }
+  }
+  if (offers.empty()) return;
+  std::vector<Grant> grants;
+  ports.dispatcher.Exchange(options.id, offers, grants);
+  for (Grant& grant : grants) {
+    const auto ordinal = by_number.find(grant.trigger.value());
+    Runtime* runtime = ordinal == by_number.end() ? nullptr : RuntimeOf(ordinal->second);
+    if (runtime == nullptr || runtime->queue == nullptr) {
+      ports.dispatcher.Release(grant, grant.count, grant.bytes);
+      continue;
+    }
+    Fetch fetch;
+    fetch.trigger = runtime->ordinal;
+    std::vector<Action> actions;
+    runtime->queue->TakeReady(grant.count, grant.bytes, grant.alone, now, wall, fetch.leases,
+                              actions);
+    Touch(*runtime);
+    RunActions(*runtime, actions);
+    std::uint64_t bytes = 0;
+    for (const Lease& lease : fetch.leases) bytes += lease.candidate.event_bytes;
+    const std::uint32_t unused = grant.count - static_cast<std::uint32_t>(fetch.leases.size());
+    const std::uint64_t unused_bytes = grant.bytes > bytes ? grant.bytes - bytes : 0;
+    if (unused > 0 || unused_bytes > 0) ports.dispatcher.Release(grant, unused, unused_bytes);
+    grant.count -= unused;
+    grant.bytes -= unused_bytes;
+    fetch.grant = std::move(grant);
+    if (!fetch.leases.empty()) DeliverTo(std::move(fetch));
+  }
+  for (const TriggerOrdinal ordinal : touched) {
+    Runtime* runtime = RuntimeOf(ordinal);
+    if (runtime == nullptr || runtime->queue == nullptr) continue;
+    runtime->offered = runtime->queue->ready_count();
+    runtime->offered_alone = runtime->queue->ready_alone_count();
+    const std::optional<Instant> due = runtime->queue->NextDue();
+    if (due != runtime->due) {
+      if (runtime->due) dues.erase({*runtime->due, ordinal.value()});
+      runtime->due = due;
+      if (due) dues.emplace(*due, ordinal.value());
+    }
+    if (runtime->offered + runtime->offered_alone == 0) ready.erase(ordinal.value());
+  }
+}
+
+void Partition::Impl::DeliverTo(Fetch fetch) {
+  Runtime* runtime = RuntimeOf(fetch.trigger);
+  if (runtime == nullptr || runtime->queue == nullptr) {
+    std::uint64_t bytes = 0;
+    for (const Lease& lease : fetch.leases) bytes += lease.candidate.event_bytes;
+    ports.dispatcher.Release(fetch.grant, static_cast<std::uint32_t>(fetch.leases.size()), bytes);
+    return;
+  }
+  const TriggerRecord* trigger = state.FindTrigger(fetch.trigger);
+  std::vector<OutgoingDelivery> out;
+  out.reserve(fetch.leases.size());
+  Fetch missing;
+  missing.grant = fetch.grant;
+  missing.trigger = fetch.trigger;
+  std::shared_ptr<const CachedBatch> batch;
+  EventRecord record;
+  for (Lease& lease : fetch.leases) {
+    const Offset offset = lease.candidate.offset;
+    if (batch == nullptr || offset < batch->base || !(offset < batch->end())) {
+      batch = cache.Find(offset);
+    }
+    if (batch == nullptr || !DecodeEvent(batch->Record(offset), record).ok()) {
+      missing.leases.push_back(lease);
+      continue;
+    }
+    OutgoingDelivery delivery;
+    delivery.token = lease.token;
+    delivery.id =
+        DeliveryId{options.id, lease.candidate.origin, fetch.trigger, lease.candidate.run};
+    delivery.offset = offset;
+    delivery.trigger_name = trigger->name;
+    delivery.attempt = lease.attempt;
+    delivery.lease = lease.duration;
+    delivery.recorded = lease.candidate.appended;
+    delivery.event = record.event;
+    delivery.keep_alive = batch->body;
+    if (record.hops > 0) leased_hops[offset.value()] = record.hops;
+    out.push_back(std::move(delivery));
+  }
+  if (!out.empty()) {
+    std::weak_ptr<WorkerSession>& known = sessions[fetch.grant.session->id().value()];
+    if (known.expired()) known = fetch.grant.session;
+    if (fetch.grant.session->Deliver(fetch.grant, options.id, out)) {
+      for (const OutgoingDelivery& delivery : out) {
+        runtime->queue->SetHolder(delivery.offset, fetch.grant.session->id(), delivery.handle);
+      }
+    } else {
+      for (const OutgoingDelivery& delivery : out) {
+        runtime->queue->ReturnUnsent(delivery.offset, delivery.token);
+      }
+      Touch(*runtime);
+      sessions.erase(fetch.grant.session->id().value());
+    }
+  }
+  if (!missing.leases.empty()) FetchMissing(std::move(missing));
+}
+
+// One read finds at least the first of them; the rest goes round again.
+void Partition::Impl::FetchMissing(Fetch fetch) {
+  ++fetches;
+  const Offset first = fetch.leases.front().candidate.offset;
+  ports.journal.Read(options.id, ports.journal.Locate(options.id, first), kFetchBytes,
+                     [this, fetch = std::move(fetch), first,
+                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+                       if (guard.expired()) return;
+                       --fetches;
+                       BeginIfNeeded();
+                       bool found = false;
+                       if (result.ok()) {
+                         for (StoredBatch& stored : result->batches) {
+                           if (stored.event_count == 0) continue;
+                           CachedBatch cached;
+                           cached.base = stored.base_offset;
+                           cached.recorded = FromMicros(stored.append_time_us);
+                           cached.body = stored.body;
+                           if (!IndexEvents(*stored.body, cached.events).ok()) continue;
+                           found = found || (!(first < cached.base) && first < cached.end());
+                           cache.Add(std::move(cached));
+                         }
+                       }
+                       Runtime* runtime = RuntimeOf(fetch.trigger);
+                       if (!found && runtime != nullptr && runtime->queue != nullptr) {
+                         const Lease lost = fetch.leases.front();
+                         fetch.leases.erase(fetch.leases.begin());
+                         ports.dispatcher.Release(fetch.grant, 1, lost.candidate.event_bytes);
+                         std::vector<Action> actions;
+                         (void)runtime->queue->Answer(
+                             lost.candidate.offset, lost.token,
+                             Reject{fmt::format("event {}/{} cannot be read from the journal",
+                                                options.id.value(), lost.candidate.offset.value())},
+                             now, actions);
+                         RunActions(*runtime, actions);
+                         Touch(*runtime);
+                       }
+                       if (!fetch.leases.empty()) DeliverTo(std::move(fetch));
+                       ports.wake();
+                     });
+}
+
+}  // namespace tocsin

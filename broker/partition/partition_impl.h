@@ -1,0 +1,240 @@
+// Partition::Impl: private to broker/partition. Its functions are spread over partition*.cc by
+// what they are about.
+
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <queue>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "broker/partition/event_cache.h"
+#include "broker/partition/partition.h"
+#include "broker/partition/partition_state.h"
+#include "broker/partition/turn_batch.h"
+#include "dispatch/trigger_queue.h"
+#include "dispatch/worker_session.h"
+
+namespace tocsin {
+
+struct Partition::Impl {
+  // What may be forgotten of a trigger.
+  struct Runtime {
+    TriggerOrdinal ordinal;
+    std::size_t route = 0;  // in plan->triggers
+    TriggerNumber number;
+    std::unique_ptr<TriggerQueue> queue;  // null while nothing is pending
+    std::size_t offered = 0;              // what the dispatcher believes is ready
+    std::size_t offered_alone = 0;
+    bool touched = false;
+    bool scanning = false;
+    Offset scan_cursor;
+    std::uint64_t scan_number = 0;
+    std::optional<Instant> due;  // the queue's next Tick()
+  };
+
+  struct InFlight {
+    Offset base;
+    std::uint32_t event_count = 0;
+    std::uint32_t record_count = 0;
+    std::int64_t append_time_us = 0;
+    std::shared_ptr<const std::string> body;
+    std::vector<EventSlot> slots;
+    std::vector<OfferedEvent> offers;
+    std::vector<Match> matches;
+    std::vector<FailedAttemptRef> attempts;
+    std::vector<LetterPut> letters;  // kept for a second try
+    std::vector<std::function<void()>> confirmed;
+    std::vector<absl::AnyInvocable<void(const absl::Status&)>> done;
+    bool outgoing = false;
+    bool submitted = false;
+    std::uint64_t number = 0;
+  };
+
+  struct WaitingDuplicate {
+    Offset until;  // durable_end must be above
+    absl::AnyInvocable<void(const absl::Status&)> done;
+  };
+
+  struct HeldDead {
+    TriggerOrdinal trigger;
+    DeadAction action;
+  };
+
+  struct PendingCheckpoint {
+    CheckpointDelta delta;
+    std::uint64_t after = 0;  // number of the in-flight batch that must be durable
+  };
+
+  struct ScheduleRuntime {
+    std::size_t binding = 0;  // in plan->schedules
+    ScheduleState state;
+    std::optional<WallTime> next;
+  };
+
+  // Deliveries whose events are being read from the journal.
+  struct Fetch {
+    Grant grant;
+    std::vector<Lease> leases;
+    TriggerOrdinal trigger;
+  };
+
+  Impl(const PartitionOptions& options_in, const Ports& ports_in);
+
+  // --- partition.cc: turns and appending ---
+  void BeginIfNeeded();
+  void EnsureRoom(std::size_t bytes);
+  void AddRecord(RecordType type, std::string_view body);
+  // Appends an event and applies it; `view` is of `event`. Returns its offset.
+  Offset AddEvent(EventRecord& record, const EventView& view, const Hash128* identity,
+                  bool first_of_key);
+  void EncodeSettlements();
+  void Flush();
+  void Submit(InFlight& flight, std::vector<Notify> notify, std::vector<Notify> notify_written);
+  void OnAppended(std::uint64_t number, absl::StatusOr<AppendResult> result);
+  void OnDurable(InFlight& flight, const AppendResult& result);
+  void ResubmitAll();
+  void Fail(const absl::Status& status);
+  void Warn(std::string_view code, const std::string& message);
+  std::optional<Instant> EndTurn();
+  void Housekeep();
+  void TellSettled();
+  void StartCheckpoint(bool every);
+  void WriteCheckpoint(JournalPosition replay_from);
+  void Trim();
+  Offset Floor(std::string* pinned_by) const;
+
+  // --- partition_ingest.cc ---
+  void Publish(PublishBatch batch);
+  void AppendLane(LaneBatch batch);
+  void RunSchedules();
+  void LoadSchedules();
+  // Which triggers match; false: a full backlog refuses it (`refusal` says so).
+  bool MatchEvent(const EventView& view, std::string_view source, EventRecord& record,
+                  absl::Status* refusal);
+  void DropOverBacklog(const EventRecord& record);
+  void AddLetterWithoutTrigger(const LaneId& lane, std::string_view bytes, LetterReason reason,
+                               const std::string& message);
+  void ForwardOutgoing();
+
+  // --- partition_dispatch.cc ---
+  Runtime* RuntimeOf(TriggerOrdinal ordinal);
+  TriggerQueue& QueueOf(Runtime& runtime, Offset admit_from);
+  void Touch(Runtime& runtime);
+  void Offer(const InFlight& flight, const OfferedEvent& event);
+  void OnAnswers(AnswerBatch batch);
+  bool ApplyEmitted(const DeliveryRef& delivery, std::vector<std::string>& emitted,
+                    std::string* error);
+  void RunActions(Runtime& runtime, std::vector<Action>& actions);
+  void Die(Runtime& runtime, DeadAction action);
+  void WriteLetter(Runtime& runtime, const DeadAction& action, const EventRecord* record);
+  bool LettersFull() const;
+  void TickQueues();
+  void ExchangeAndDeliver();
+  void DeliverTo(Fetch fetch);
+  void FetchMissing(Fetch fetch);
+  const PriorAttempts* PriorOf(const TriggerRecord& trigger, std::uint64_t index,
+                               PriorAttempts& prior);
+  void PumpScans();
+  void ContinueScan(Runtime& runtime);
+  bool ScanBatch(Runtime& runtime, const CachedBatch& batch);  // false: nothing more has room
+  void EndScan(Runtime& runtime);
+  void OnScanRead(Runtime& runtime, absl::StatusOr<ReadResult> result);
+  void ReadOn(Runtime& runtime, JournalPosition from);
+  bool SettledInTurn(TriggerOrdinal ordinal, std::uint64_t index);
+  void DropRuntimeQueue(Runtime& runtime);
+
+  // --- partition_admin.cc ---
+  void Open(absl::AnyInvocable<void(absl::Status)> done);
+  void Replay(JournalPosition from);
+  void FinishOpen(const absl::Status& status);
+  void AddAndApply(RecordType type, std::string_view body);
+  bool PageBatch(const CachedBatch& batch, std::size_t events_max, std::size_t bytes_max,
+                 EventPage& page);  // false: the page is full
+  void ApplyPlan(std::shared_ptr<const RoutePlan> new_plan);
+  void Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
+  void CloseLetter(const OpenLetter& letter, LetterClosedAs how, Offset redriven_as,
+                   std::uint64_t index);
+  void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max, EventPage page,
+                  absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
+  PartitionSnapshot Snapshot() const;
+
+  // --- set at construction ---
+  const PartitionOptions options;
+  const Ports ports;
+
+  // --- owned by the partition's executor ---
+  PartitionState state;
+  EventCache cache;
+  Epoch epoch;
+  Instant now{};
+  WallTime wall{};
+  std::int64_t last_append_us = 0;
+  bool open = false;
+  bool failed = false;
+  bool closing = false;
+  bool stalled = false;
+  Offset start;
+  bool start_known = false;  // set once something was trimmed in this life
+  Offset durable_end;
+  JournalPosition last_end;  // of the newest durable batch
+  TurnBatch turn;
+  std::deque<InFlight> in_flight;
+  std::uint64_t next_number = 1;
+  std::size_t flight_bytes = 0;
+  std::vector<WaitingDuplicate> waiting;
+
+  std::shared_ptr<const RoutePlan> plan;
+  std::vector<TriggerOrdinal> route_ordinals;      // by route
+  std::vector<std::unique_ptr<Runtime>> runtimes;  // by ordinal; null: not in the plan
+  absl::flat_hash_map<std::uint32_t, TriggerOrdinal> by_number;
+  std::vector<TriggerOrdinal> touched;
+  absl::flat_hash_set<std::uint32_t> ready;  // ordinals with something ready
+  bool woken = false;
+  std::set<std::pair<Instant, std::uint32_t>> dues;
+  absl::flat_hash_map<std::uint64_t, std::weak_ptr<WorkerSession>> sessions;
+  absl::flat_hash_map<std::uint64_t, std::uint32_t> leased_hops;  // by offset, only above 0
+  std::vector<HeldDead> held_dead;
+  std::size_t fetches = 0;
+  std::set<std::uint32_t> scan_wanted;  // ordinals that may want one
+  std::size_t scans = 0;
+
+  std::vector<ScheduleRuntime> schedules;
+  std::set<std::pair<WallTime, std::size_t>> schedule_dues;
+  Duration wall_offset{};  // wall minus monotonic, to notice that the wall clock was set
+  std::map<PartitionId, std::uint64_t> forwarding;  // home -> last sequence under way
+
+  std::map<LaneId, LaneListener*> listeners;
+  MatchScratch match_scratch;
+  std::vector<std::uint32_t> match_routes;
+  EventRecord record_scratch;
+  std::string prefix_scratch;
+  std::vector<Action> action_scratch;
+
+  std::optional<PendingCheckpoint> checkpoint;
+  bool checkpoint_writing = false;
+  std::uint64_t bytes_since_checkpoint = 0;
+  Instant last_checkpoint{};
+  std::uint32_t deltas_since_base = 0;
+  Instant last_housekeeping{};
+  std::deque<std::pair<WallTime, Offset>> samples;  // for retention by age
+  absl::AnyInvocable<void(absl::Status)> close_done;
+  absl::AnyInvocable<void(absl::Status)> open_done;
+  OpenResult opened;
+  bool letters_full_told = false;
+
+  std::uint64_t unmatched = 0, duplicates = 0, refused = 0, stale_answers = 0;
+  absl::flat_hash_map<std::string, std::uint64_t> unmatched_by;
+  std::shared_ptr<bool> alive = std::make_shared<bool>(true);  // guards callbacks after destruction
+};
+
+inline std::int64_t Micros(WallTime time) { return time.time_since_epoch().count(); }
+inline WallTime FromMicros(std::int64_t us) { return WallTime(std::chrono::microseconds(us)); }
+
+}  // namespace tocsin

@@ -1,0 +1,513 @@
+// How events come in: publishes, lanes, schedules, and what other partitions send.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "broker/base/check.h"
+#include "broker/base/status.h"
+#include "broker/base/time_text.h"
+#include "broker/journal/record.h"
+#include "broker/partition/partition_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr std::size_t kUnmatchedMax = 256;
+constexpr std::string_view kHopsAttribute = "tocsinhops";
+
+std::uint64_t ParseSequence(std::string_view text) {
+  std::uint64_t value = 0;
+  (void)std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+}  // namespace
+
+PartitionId PartitionOfLane(const LaneId& lane, std::uint32_t partitions) {
+  return PartitionId(static_cast<std::uint32_t>(
+      HashKey(fmt::format("{}\n{}", lane.source, lane.key)) % partitions));
+}
+
+PartitionId PartitionOfEvent(const EventView& event, std::uint32_t partitions) {
+  const std::string_view key = event.PartitionKey();
+  if (!key.empty()) return PartitionId(static_cast<std::uint32_t>(HashKey(key) % partitions));
+  const Hash128 identity = HashSourceAndId(event.source, event.id, 0);
+  return PartitionId(static_cast<std::uint32_t>(identity.low % partitions));
+}
+
+absl::Status PreparePublished(std::string_view bytes, const EventLimits& limits,
+                              std::uint32_t hops_max, std::uint64_t hash_seed,
+                              std::uint32_t partitions, PublishedEvent& event, PartitionId& home) {
+  EventView view;
+  TOCSIN_RETURN_IF_ERROR(ParseEvent(bytes, view));
+  TOCSIN_RETURN_IF_ERROR(ValidateEvent(view, bytes.size(), limits));
+  event.bytes = bytes;
+  event.own.clear();
+  event.hops = 0;
+  for (const AttributeView& attribute : view.attributes) {
+    if (!attribute.name.starts_with(kReservedPrefix)) continue;
+    // A bridge between brokers keeps the count; everything else that is ours is not believed.
+    if (attribute.name == kHopsAttribute && attribute.kind == AttributeKind::kInteger) {
+      if (attribute.integer < 0 || attribute.integer >= hops_max) {
+        return absl::InvalidArgumentError(fmt::format(
+            "tocsinhops is {}: the event has gone round {} times, which is a loop; look "
+            "at what emits it",
+            attribute.integer, hops_max));
+      }
+      event.hops = static_cast<std::uint32_t>(attribute.integer);
+    }
+    if (event.own.empty()) {
+      std::optional<std::string> stripped = StripReserved(view);
+      if (stripped) event.own = std::move(*stripped);
+    }
+  }
+  event.identity = HashSourceAndId(view.source, view.id, hash_seed);
+  home = PartitionOfEvent(view, partitions);
+  if (!event.own.empty()) event.bytes = event.own;
+  return absl::OkStatus();
+}
+
+bool Partition::Impl::MatchEvent(const EventView& view, std::string_view source,
+                                 EventRecord& record, absl::Status* refusal) {
+  record.matches.clear();
+  if (plan == nullptr || plan->table == nullptr) return true;
+  plan->table->Match(view, source, match_scratch, match_routes);
+  for (const std::uint32_t route : match_routes) {
+    TriggerRecord* trigger = state.FindTrigger(route_ordinals[route]);
+    const BacklogPolicy& backlog = plan->triggers[route].policy.backlog;
+    if (refusal != nullptr && backlog.size_max && backlog.when_full == WhenFull::kRefuse &&
+        trigger->pending() >= *backlog.size_max) {
+      *refusal = absl::ResourceExhaustedError(
+          fmt::format("trigger '{}' has {} deliveries pending on partition {} (backlog.max_size)",
+                      trigger->name, trigger->pending(), options.id.value()));
+      return false;
+    }
+    record.matches.push_back({trigger->ordinal, trigger->matched});
+  }
+  return true;
+}
+
+// `backlog.when_full: drop`: matched and, in the same batch, dropped, covered by a record.
+void Partition::Impl::DropOverBacklog(const EventRecord& record) {
+  for (const Match& match : record.matches) {
+    const std::size_t route = RuntimeOf(match.trigger) == nullptr ? plan->triggers.size()
+                                                                  : RuntimeOf(match.trigger)->route;
+    if (route >= plan->triggers.size()) continue;
+    const BacklogPolicy& backlog = plan->triggers[route].policy.backlog;
+    if (!backlog.size_max || backlog.when_full != WhenFull::kDrop) continue;
+    const TriggerRecord* trigger = state.FindTrigger(match.trigger);
+    const auto held = turn.dropped.find(match.trigger.value());
+    const std::size_t dropping = held == turn.dropped.end() ? 0 : held->second.size();
+    if (trigger->pending() - dropping <= *backlog.size_max) continue;
+    turn.dropped[match.trigger.value()].push_back(match.index);
+    ++turn.settled_count;
+    // Not to be offered either: the last matches pushed are this event's.
+    for (OfferedEvent& offered : turn.offers) {
+      if (offered.offset != Offset(state.end().value() - 1)) continue;
+      for (std::uint32_t i = 0; i < offered.match_count; ++i) {
+        Match& held_match = turn.matches[offered.first_match + i];
+        if (held_match.trigger == match.trigger) held_match.trigger = kNoTrigger;
+      }
+    }
+  }
+}
+
+void Partition::Impl::Publish(PublishBatch batch) {
+  BeginIfNeeded();
+  PublishOutcome outcome;
+  if (failed) {
+    outcome.status = absl::UnavailableError("the journal failed; the broker is stopping");
+    batch.done(std::move(outcome));
+    return;
+  }
+  const std::int64_t now_us = Micros(wall);
+  bool appended = false;
+  std::optional<Offset> last_duplicate;
+  EventRecord& record = record_scratch;
+  for (PublishedEvent& event : batch.events) {
+    const std::string_view bytes = event.own.empty() ? event.bytes : std::string_view(event.own);
+    PublishVerdict verdict;
+    verdict.index = event.index;
+    const auto seen = state.dedupe().Find(event.identity, now_us);
+    if (seen) {
+      verdict.duplicate = true;
+      verdict.first = seen->offset;
+      last_duplicate = last_duplicate ? std::max(*last_duplicate, seen->offset) : seen->offset;
+      ++duplicates;
+      outcome.verdicts.push_back(std::move(verdict));
+      continue;
+    }
+    EventView view;
+    verdict.refusal = ParseEvent(bytes, view);
+    if (verdict.refusal.ok()) {
+      EnsureRoom(bytes.size() + 512);
+      record = EventRecord();
+      (void)MatchEvent(view, "", record, &verdict.refusal);
+    }
+    if (!verdict.refusal.ok()) {
+      ++refused;
+      verdict.retry_after_ms = 1000;
+      outcome.verdicts.push_back(std::move(verdict));
+      continue;
+    }
+    record.hops = event.hops;
+    record.deduped = true;
+    record.event = bytes;
+    const Offset offset = AddEvent(record, view, &event.identity, false);
+    if (!appended) outcome.base = offset;
+    appended = true;
+    if (record.matches.empty()) {
+      ++unmatched;
+      std::string name = fmt::format("{} {}", view.source, view.type);
+      const auto found = unmatched_by.find(name);
+      if (found != unmatched_by.end()) {
+        ++found->second;
+      } else if (unmatched_by.size() < kUnmatchedMax) {
+        Warn("T0305", fmt::format("no trigger matches events of source '{}' and type '{}' (the "
+                                  "first is {}/{}); they are stored and counted",
+                                  view.source, view.type, options.id.value(), offset.value()));
+        unmatched_by.emplace(std::move(name), 1);
+      }
+    } else {
+      DropOverBacklog(record);
+    }
+  }
+  // A refused or repeated event may lie between two accepted ones: offsets still follow each other.
+  auto answer = [done = std::move(batch.done),
+                 outcome = std::move(outcome)](const absl::Status& status) mutable {
+    if (status.ok()) {
+      done(std::move(outcome));
+      return;
+    }
+    PublishOutcome failure;
+    failure.status =
+        status.code() == absl::StatusCode::kResourceExhausted
+            ? status
+            : absl::UnavailableError(fmt::format(
+                  "the outcome is not known ({}); send again with the same id", MessageOf(status)));
+    done(std::move(failure));
+  };
+  if (appended && !turn.body.empty()) {
+    turn.notify.push_back(std::move(answer));
+  } else if (last_duplicate && *last_duplicate >= durable_end) {
+    // Its first copy is on its way: answered when that is durable.
+    if (!turn.body.empty() && *last_duplicate >= turn.base) {
+      turn.notify.push_back(std::move(answer));
+    } else {
+      waiting.push_back({*last_duplicate, std::move(answer)});
+    }
+  } else {
+    answer(absl::OkStatus());
+  }
+}
+
+void Partition::Impl::AddLetterWithoutTrigger(const LaneId& lane, std::string_view bytes,
+                                              LetterReason reason, const std::string& message) {
+  DeadRecord dead;
+  dead.trigger = kNoTrigger;
+  dead.offset = state.end();
+  dead.origin = dead.offset;
+  dead.reason = reason;
+  while (state.letters().contains(DeliveryId{options.id, dead.origin, kNoTrigger, dead.run})) {
+    ++dead.run;
+  }
+  Letter letter;
+  letter.id = DeliveryId{options.id, dead.origin, kNoTrigger, dead.run};
+  letter.reason = reason;
+  letter.message = message;
+  letter.source = lane.source;
+  letter.lane = lane.key;
+  letter.died = wall;
+  letter.event = std::string(bytes);
+  turn.letters.push_back({letter.id, EncodeLetter(letter)});
+  std::string body(1, '\1');
+  EncodeDead(dead, body);
+  AddRecord(RecordType::kSettled, body);
+  const RecordView view{RecordType::kSettled, body, 0};
+  const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+  TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+}
+
+void Partition::Impl::AppendLane(LaneBatch batch) {
+  BeginIfNeeded();
+  if (failed) {
+    batch.done(absl::UnavailableError("the journal failed; the broker is stopping"));
+    return;
+  }
+  const bool from_partition = batch.lane.source.starts_with(kPartitionLanePrefix);
+  if ((closing || (LettersFull() && !batch.undecodable.empty())) && !from_partition) {
+    batch.done(absl::ResourceExhaustedError(
+        closing ? "the broker is stopping" : "the dead log is at its quota (dead_letters.size)"));
+    return;
+  }
+  std::size_t bytes = 1024 + batch.position.size();
+  for (const std::string& event : batch.events) bytes += event.size() + 256;
+  for (const auto& [key, value] : batch.puts) bytes += key.size() + value.size() + 8;
+  for (const std::string& key : batch.erases) bytes += key.size() + 4;
+  if (bytes + 128 * 1024 > ports.journal.batch_bytes_max()) {
+    batch.done(absl::OutOfRangeError(fmt::format(
+        "a batch of {} from source '{}' is larger than one journal batch ({})", FormatBytes(bytes),
+        batch.lane.source, FormatBytes(ports.journal.batch_bytes_max()))));
+    return;
+  }
+  EnsureRoom(bytes);
+  std::size_t first = 0;
+  if (from_partition) {
+    // Sent again after a crash of the sender, or of us: what we have is skipped.
+    const LaneRecord* lane = state.FindLane(batch.lane);
+    const std::uint64_t have = lane == nullptr ? 0 : ParseSequence(lane->position);
+    const std::uint64_t last = ParseSequence(batch.position);
+    const std::uint64_t first_sequence = last + 1 - batch.events.size();
+    if (have >= first_sequence) {
+      first = static_cast<std::size_t>(
+          std::min<std::uint64_t>(have - first_sequence + 1, batch.events.size()));
+    }
+    if (first == batch.events.size()) {
+      if (have < last || in_flight.empty()) {
+        batch.done(absl::OkStatus());
+      } else {
+        in_flight.back().done.push_back(std::move(batch.done));
+      }
+      return;
+    }
+  }
+  const std::int64_t now_us = Micros(wall);
+  std::uint64_t accepted = 0;
+  EventRecord& record = record_scratch;
+  for (std::size_t i = first; i < batch.events.size(); ++i) {
+    const std::string& bytes_in = batch.events[i];
+    EventView view;
+    absl::Status valid = ParseEvent(bytes_in, view);
+    if (valid.ok()) valid = ValidateEvent(view, bytes_in.size(), options.event_limits);
+    if (!valid.ok()) {
+      AddLetterWithoutTrigger(batch.lane, bytes_in, LetterReason::kRefused,
+                              std::string(MessageOf(valid)));
+      continue;
+    }
+    Hash128 identity;
+    if (batch.dedupe) {
+      identity = HashSourceAndId(view.source, view.id, options.hash_seed);
+      if (state.dedupe().Find(identity, now_us)) {
+        ++duplicates;
+        continue;
+      }
+    }
+    record = EventRecord();
+    (void)MatchEvent(view, batch.lane.source, record, nullptr);
+    record.hops = i < batch.hops.size() ? batch.hops[i] : 0;
+    record.deduped = batch.dedupe;
+    record.has_lane = true;
+    record.tracked = batch.wants_settled;
+    record.lane_source = batch.lane.source;
+    record.lane_key = batch.lane.key;
+    record.event = bytes_in;
+    (void)AddEvent(record, view, batch.dedupe ? &identity : nullptr, false);
+    ++accepted;
+    if (record.matches.empty()) {
+      ++unmatched;
+    } else {
+      DropOverBacklog(record);
+    }
+  }
+  for (const Undecodable& undecodable : batch.undecodable) {
+    AddLetterWithoutTrigger(batch.lane, undecodable.bytes, LetterReason::kUndecodable,
+                            undecodable.reason);
+  }
+  LaneStateRecord lane;
+  lane.source = batch.lane.source;
+  lane.key = batch.lane.key;
+  lane.position = batch.position;
+  lane.events = accepted;
+  for (const auto& [key, value] : batch.puts) lane.puts.emplace_back(key, value);
+  for (const std::string& key : batch.erases) lane.erases.push_back(key);
+  std::string body;
+  EncodeLaneState(lane, body);
+  AddRecord(RecordType::kLaneState, body);
+  const RecordView view{RecordType::kLaneState, body, 0};
+  const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+  TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+  turn.done.push_back(
+      [done = std::move(batch.done)](const absl::Status& status) mutable { done(status); });
+}
+
+void Partition::Impl::LoadSchedules() {
+  schedules.clear();
+  schedule_dues.clear();
+  if (plan == nullptr) return;
+  for (std::size_t i = 0; i < plan->schedules.size(); ++i) {
+    const ScheduleBinding& binding = plan->schedules[i];
+    if (PartitionOfLane({binding.name, ""}, options.partitions) != options.id) continue;
+    ScheduleRuntime runtime;
+    runtime.binding = i;
+    auto known = state.schedules().find(binding.name);
+    if (known == state.schedules().end() && !binding.was.empty()) {
+      known = state.schedules().find(binding.was);
+    }
+    bool fresh = true;
+    if (known != state.schedules().end()) {
+      const auto decoded = DecodeScheduleState(known->second.state);
+      if (decoded.ok()) {
+        runtime.state = *decoded;
+        fresh = known->first != binding.name;
+      } else {
+        Warn("T0306", fmt::format("the state of schedule '{}' cannot be read ({}); it starts anew",
+                                  binding.name, MessageOf(decoded.status())));
+        runtime.state = StartSchedule(wall);
+      }
+    } else {
+      runtime.state = StartSchedule(wall);
+    }
+    if (fresh) {
+      EnsureRoom(512);
+      ScheduleRecord record;
+      record.name = binding.name;
+      const std::string encoded = EncodeScheduleState(runtime.state);
+      record.state = encoded;
+      std::string body;
+      EncodeSchedule(record, body);
+      AddRecord(RecordType::kScheduleSet, body);
+      const RecordView view{RecordType::kScheduleSet, body, 0};
+      const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+    }
+    // Planned at the first turn, which also finds what was missed.
+    runtime.next = wall;
+    schedule_dues.emplace(wall, schedules.size());
+    schedules.push_back(std::move(runtime));
+  }
+}
+
+void Partition::Impl::RunSchedules() {
+  if (schedules.empty() || !ports.journal.HasRoomForIngest() || stalled) return;
+  const Duration offset = wall.time_since_epoch() - now.time_since_epoch();
+  if (offset - wall_offset > std::chrono::seconds(1) ||
+      wall_offset - offset > std::chrono::seconds(1)) {
+    // The wall clock was set: every schedule is planned again.
+    wall_offset = offset;
+    schedule_dues.clear();
+    for (std::size_t i = 0; i < schedules.size(); ++i) schedule_dues.emplace(wall, i);
+  }
+  std::size_t fires_left = options.fires_max;
+  while (!schedule_dues.empty() && schedule_dues.begin()->first <= wall && fires_left > 0) {
+    const std::size_t index = schedule_dues.begin()->second;
+    schedule_dues.erase(schedule_dues.begin());
+    ScheduleRuntime& runtime = schedules[index];
+    const ScheduleBinding& binding = plan->schedules[runtime.binding];
+    EncodeSettlements();  // so that what was just acked does not count as busy
+    const FirePlan fire = PlanFires(*binding.schedule, runtime.state, wall,
+                                    state.ScheduleBusy(binding.name), fires_left);
+    for (std::size_t i = 0; i < fire.fires.size(); ++i) {
+      const std::string bytes = binding.make_event(fire.fires[i], wall);
+      EventView view;
+      absl::Status valid = ParseEvent(bytes, view);
+      if (valid.ok()) valid = ValidateEvent(view, bytes.size(), options.event_limits);
+      if (!valid.ok()) {
+        Warn("T0307", fmt::format("schedule '{}' makes an event that is not valid: {}",
+                                  binding.name, MessageOf(valid)));
+        continue;
+      }
+      EnsureRoom(bytes.size() + 1024);
+      EventRecord record;
+      (void)MatchEvent(view, binding.name, record, nullptr);
+      record.has_lane = true;
+      record.tracked = true;
+      record.from_schedule = true;
+      record.lane_source = binding.name;
+      record.event = bytes;
+      const Offset at = AddEvent(record, view, nullptr, false);
+      if (record.matches.empty()) ++unmatched;
+      DropOverBacklog(record);
+      ScheduleRecord fired;
+      fired.name = binding.name;
+      // The state after every fire is journaled with it, so that no instant fires twice; those
+      // still to come in this plan are in the same batch or after it.
+      ScheduleState reached = fire.state;
+      if (i + 1 < fire.fires.size()) {
+        reached = runtime.state;
+        reached.decided_through = std::max(reached.decided_through, fire.fires[i]);
+      }
+      const std::string encoded = EncodeScheduleState(reached);
+      fired.state = encoded;
+      fired.first_us = fired.last_us = Micros(fire.fires[i]);
+      fired.count = 1;
+      fired.offset = at;
+      std::string body;
+      EncodeSchedule(fired, body);
+      AddRecord(RecordType::kScheduleFired, body);
+      const RecordView fired_view{RecordType::kScheduleFired, body, 0};
+      const absl::Status applied = state.Apply(fired_view, state.end(), turn.append_time_us);
+      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+    }
+    fires_left -= std::min(fires_left, fire.fires.size());
+    for (const SkippedRange& skip : fire.skips) {
+      EnsureRoom(512);
+      ScheduleRecord skipped;
+      skipped.name = binding.name;
+      const std::string encoded = EncodeScheduleState(fire.state);
+      skipped.state = encoded;
+      skipped.first_us = Micros(skip.first);
+      skipped.last_us = Micros(skip.last);
+      skipped.count = skip.count;
+      skipped.reason = static_cast<std::uint8_t>(skip.reason);
+      std::string body;
+      EncodeSchedule(skipped, body);
+      AddRecord(RecordType::kScheduleSkipped, body);
+      const RecordView view{RecordType::kScheduleSkipped, body, 0};
+      const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+      if (skip.reason != SkipReason::kPaused) {
+        Warn("", fmt::format("schedule '{}': {} instants from {} to {} did not fire: {}",
+                             binding.name, skip.count, FormatRfc3339(skip.first),
+                             FormatRfc3339(skip.last), SkipReasonName(skip.reason)));
+      }
+    }
+    runtime.state = fire.state;
+    runtime.next = fire.next;
+    if (fire.next) schedule_dues.emplace(*fire.next, index);
+  }
+}
+
+void Partition::Impl::ForwardOutgoing() {
+  for (const auto& [home, lane] : state.outgoing()) {
+    if (lane.pending.empty() || forwarding.contains(home)) continue;
+    LaneBatch batch;
+    batch.lane.source = fmt::format("{}{}", kPartitionLanePrefix, options.id.value());
+    std::size_t bytes = 0;
+    std::uint64_t last = 0;
+    for (const auto& [sequence, stored] : lane.pending) {
+      if (bytes + stored.size() > (std::size_t{2} << 20) && bytes > 0) break;
+      // hops u8 | event bytes, see ApplyEmitted().
+      batch.hops.push_back(static_cast<std::uint8_t>(stored[0]));
+      batch.events.push_back(stored.substr(1));
+      bytes += stored.size();
+      last = sequence;
+    }
+    batch.position = fmt::format("{}", last);
+    forwarding[home] = last;
+    // Runs on the home's executor: back to ours before anything is touched.
+    batch.done = [this, home = home, last, &executor = ports.executor,
+                  guard = std::weak_ptr(alive)](const absl::Status& status) {
+      executor.Post([this, home, last, status, guard] {
+        if (guard.expired()) return;
+        forwarding.erase(home);
+        BeginIfNeeded();
+        if (status.ok() && !failed) {
+          EnsureRoom(64);
+          std::string body;
+          EncodeOutgoingDone({home, last}, body);
+          AddRecord(RecordType::kOutgoingDone, body);
+          const RecordView view{RecordType::kOutgoingDone, body, 0};
+          const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
+          TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
+        }
+        ForwardOutgoing();
+        ports.wake();
+      });
+    };
+    ports.router.Forward(home, std::move(batch));
+  }
+}
+
+}  // namespace tocsin

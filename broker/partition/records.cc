@@ -1,0 +1,329 @@
+#include "broker/partition/records.h"
+
+#include <fmt/format.h>
+
+#include "broker/base/wire.h"
+
+namespace tocsin {
+namespace {
+
+constexpr std::uint8_t kEventNewRun = 1;
+constexpr std::uint8_t kEventHops = 2;
+constexpr std::uint8_t kEventDeduped = 4;
+constexpr std::uint8_t kEventLane = 8;
+constexpr std::uint8_t kEventTracked = 16;
+constexpr std::uint8_t kEventSchedule = 32;
+
+absl::Status Malformed(const char* what) {
+  return absl::DataLossError(fmt::format("malformed {} record", what));
+}
+
+// Reads fields one after the other and remembers whether all were there.
+class Fields {
+ public:
+  explicit Fields(std::string_view body) : body_(body), reader_(body) {}
+
+  std::uint64_t U64() {
+    std::uint64_t value = 0;
+    ok_ = ok_ && reader_.ReadVarint(value);
+    return ok_ ? value : 0;
+  }
+  std::uint32_t U32() {
+    const std::uint64_t value = U64();
+    ok_ = ok_ && value <= 0xffffffffu;
+    return static_cast<std::uint32_t>(value);
+  }
+  std::int64_t Time() { return static_cast<std::int64_t>(U64()); }
+  std::string_view Text() {
+    std::string_view value;
+    ok_ = ok_ && reader_.ReadBytes(value);
+    return ok_ ? value : std::string_view();
+  }
+  bool Flag() { return U64() != 0; }
+  std::string_view Rest() { return ok_ ? body_.substr(reader_.position()) : std::string_view(); }
+  // For a count of things of at least one byte each.
+  std::uint64_t Count() {
+    const std::uint64_t count = U64();
+    ok_ = ok_ && count <= reader_.remaining();
+    return ok_ ? count : 0;
+  }
+  bool ok() const { return ok_; }
+
+ private:
+  std::string_view body_;
+  WireReader reader_;
+  bool ok_ = true;
+};
+
+void PutTime(std::string& out, std::int64_t time_us) {
+  PutVarint(out, static_cast<std::uint64_t>(time_us));
+}
+
+}  // namespace
+
+void EncodeEventPrefix(const EventRecord& record, std::string& out) {
+  std::uint8_t flags = 0;
+  if (record.new_run) flags |= kEventNewRun;
+  if (record.hops > 0) flags |= kEventHops;
+  if (record.deduped) flags |= kEventDeduped;
+  if (record.has_lane) flags |= kEventLane;
+  if (record.tracked) flags |= kEventTracked;
+  if (record.from_schedule) flags |= kEventSchedule;
+  out.push_back(static_cast<char>(flags));
+  PutVarint(out, record.matches.size());
+  for (const Match& match : record.matches) {
+    PutVarint(out, match.trigger.value());
+    PutVarint(out, match.index);
+  }
+  if (record.new_run) {
+    PutVarint(out, record.origin.value());
+    PutVarint(out, record.run);
+  }
+  if (record.hops > 0) PutVarint(out, record.hops);
+  if (record.has_lane) {
+    PutBytes(out, record.lane_source);
+    PutBytes(out, record.lane_key);
+  }
+}
+
+absl::Status DecodeEvent(std::string_view body, EventRecord& record) {
+  if (body.empty()) return Malformed("Event");
+  const auto flags = static_cast<std::uint8_t>(body[0]);
+  Fields fields(body.substr(1));
+  record.matches.clear();
+  const std::uint64_t count = fields.Count();
+  for (std::uint64_t i = 0; i < count && fields.ok(); ++i) {
+    Match match;
+    match.trigger = TriggerOrdinal(fields.U32());
+    match.index = fields.U64();
+    record.matches.push_back(match);
+  }
+  record.new_run = (flags & kEventNewRun) != 0;
+  record.origin = record.new_run ? Offset(fields.U64()) : Offset();
+  record.run = record.new_run ? fields.U32() : 0;
+  record.hops = (flags & kEventHops) != 0 ? fields.U32() : 0;
+  record.deduped = (flags & kEventDeduped) != 0;
+  record.has_lane = (flags & kEventLane) != 0;
+  record.tracked = (flags & kEventTracked) != 0;
+  record.from_schedule = (flags & kEventSchedule) != 0;
+  record.lane_source = record.has_lane ? fields.Text() : std::string_view();
+  record.lane_key = record.has_lane ? fields.Text() : std::string_view();
+  record.event = fields.Rest();
+  return fields.ok() ? absl::OkStatus() : Malformed("Event");
+}
+
+void EncodeRanges(TriggerOrdinal trigger, const std::vector<IndexRange>& ranges,
+                  std::string_view reason, std::string& out) {
+  PutVarint(out, trigger.value());
+  PutBytes(out, reason);
+  PutVarint(out, ranges.size());
+  std::uint64_t previous = 0;
+  for (const IndexRange& range : ranges) {
+    PutVarint(out, range.first - previous);
+    PutVarint(out, range.last - range.first);
+    previous = range.last;
+  }
+}
+
+absl::Status DecodeRanges(std::string_view body, RangesRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.reason = fields.Text();
+  const std::uint64_t count = fields.Count();
+  record.ranges.clear();
+  std::uint64_t previous = 0;
+  for (std::uint64_t i = 0; i < count && fields.ok(); ++i) {
+    IndexRange range;
+    range.first = previous + fields.U64();
+    range.last = range.first + fields.U64();
+    previous = range.last;
+    record.ranges.push_back(range);
+  }
+  return fields.ok() ? absl::OkStatus() : Malformed("Settled");
+}
+
+void EncodeDead(const DeadRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutVarint(out, record.index);
+  PutVarint(out, record.offset.value());
+  PutVarint(out, record.origin.value());
+  PutVarint(out, record.run);
+  PutVarint(out, static_cast<std::uint64_t>(record.reason));
+  PutVarint(out, record.parked ? 1 : 0);
+  PutBytes(out, record.key);
+}
+
+absl::Status DecodeDead(std::string_view body, DeadRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.index = fields.U64();
+  record.offset = Offset(fields.U64());
+  record.origin = Offset(fields.U64());
+  record.run = fields.U32();
+  record.reason = static_cast<LetterReason>(fields.U32() & 0xff);
+  record.parked = fields.Flag();
+  record.key = fields.Text();
+  return fields.ok() ? absl::OkStatus() : Malformed("Settled(dead)");
+}
+
+void EncodeAttemptFailed(const AttemptFailedRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutVarint(out, record.index);
+  PutVarint(out, record.offset.value());
+  PutVarint(out, record.attempt);
+  PutTime(out, record.at_us);
+  PutTime(out, record.due_us);
+  PutVarint(out, record.worker_died ? 1 : 0);
+  PutBytes(out, record.code);
+  PutBytes(out, record.message);
+}
+
+absl::Status DecodeAttemptFailed(std::string_view body, AttemptFailedRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.index = fields.U64();
+  record.offset = Offset(fields.U64());
+  record.attempt = fields.U32();
+  record.at_us = fields.Time();
+  record.due_us = fields.Time();
+  record.worker_died = fields.Flag();
+  record.code = fields.Text();
+  record.message = fields.Text();
+  return fields.ok() ? absl::OkStatus() : Malformed("AttemptFailed");
+}
+
+void EncodeDeadClosed(const DeadClosedRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutVarint(out, record.origin.value());
+  PutVarint(out, record.run);
+  PutVarint(out, static_cast<std::uint64_t>(record.how));
+  PutVarint(out, record.redriven_as.value());
+  PutVarint(out, record.index);
+}
+
+absl::Status DecodeDeadClosed(std::string_view body, DeadClosedRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.origin = Offset(fields.U64());
+  record.run = fields.U32();
+  record.how = static_cast<LetterClosedAs>(fields.U32() & 0xff);
+  record.redriven_as = Offset(fields.U64());
+  record.index = fields.U64();
+  return fields.ok() ? absl::OkStatus() : Malformed("DeadClosed");
+}
+
+void EncodeLaneState(const LaneStateRecord& record, std::string& out) {
+  PutBytes(out, record.source);
+  PutBytes(out, record.key);
+  PutBytes(out, record.position);
+  PutVarint(out, record.events);
+  PutVarint(out, record.puts.size());
+  for (const auto& [key, value] : record.puts) {
+    PutBytes(out, key);
+    PutBytes(out, value);
+  }
+  PutVarint(out, record.erases.size());
+  for (const std::string_view key : record.erases) PutBytes(out, key);
+}
+
+absl::Status DecodeLaneState(std::string_view body, LaneStateRecord& record) {
+  Fields fields(body);
+  record.source = fields.Text();
+  record.key = fields.Text();
+  record.position = fields.Text();
+  record.events = fields.U64();
+  record.puts.clear();
+  record.erases.clear();
+  const std::uint64_t puts = fields.Count();
+  for (std::uint64_t i = 0; i < puts && fields.ok(); ++i) {
+    const std::string_view key = fields.Text();
+    record.puts.emplace_back(key, fields.Text());
+  }
+  const std::uint64_t erases = fields.Count();
+  for (std::uint64_t i = 0; i < erases && fields.ok(); ++i) record.erases.push_back(fields.Text());
+  return fields.ok() ? absl::OkStatus() : Malformed("LaneState");
+}
+
+void EncodeTriggerDefined(const TriggerDefinedRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutVarint(out, record.generation);
+  PutVarint(out, record.paused ? 1 : 0);
+  PutBytes(out, record.name);
+  PutBytes(out, record.config_hash);
+  PutBytes(out, record.config_json);
+}
+
+absl::Status DecodeTriggerDefined(std::string_view body, TriggerDefinedRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.generation = fields.U64();
+  record.paused = fields.Flag();
+  record.name = fields.Text();
+  record.config_hash = fields.Text();
+  record.config_json = fields.Text();
+  return fields.ok() ? absl::OkStatus() : Malformed("TriggerDefined");
+}
+
+void EncodeTriggerDetached(const TriggerDetachedRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutTime(out, record.at_us);
+  PutVarint(out, record.forgotten ? 1 : 0);
+}
+
+absl::Status DecodeTriggerDetached(std::string_view body, TriggerDetachedRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.at_us = fields.Time();
+  record.forgotten = fields.Flag();
+  return fields.ok() ? absl::OkStatus() : Malformed("TriggerDetached");
+}
+
+void EncodeSchedule(const ScheduleRecord& record, std::string& out) {
+  PutBytes(out, record.name);
+  PutBytes(out, record.state);
+  PutTime(out, record.first_us);
+  PutTime(out, record.last_us);
+  PutVarint(out, record.count);
+  PutVarint(out, record.reason);
+  PutVarint(out, record.offset.value());
+}
+
+absl::Status DecodeSchedule(std::string_view body, ScheduleRecord& record) {
+  Fields fields(body);
+  record.name = fields.Text();
+  record.state = fields.Text();
+  record.first_us = fields.Time();
+  record.last_us = fields.Time();
+  record.count = fields.U64();
+  record.reason = static_cast<std::uint8_t>(fields.U32());
+  record.offset = Offset(fields.U64());
+  return fields.ok() ? absl::OkStatus() : Malformed("Schedule");
+}
+
+void EncodeOutgoing(const OutgoingRecord& record, std::string& out) {
+  PutVarint(out, record.sequence);
+  PutVarint(out, record.home.value());
+  out.append(record.event);
+}
+
+absl::Status DecodeOutgoing(std::string_view body, OutgoingRecord& record) {
+  Fields fields(body);
+  record.sequence = fields.U64();
+  record.home = PartitionId(fields.U32());
+  record.event = fields.Rest();
+  return fields.ok() ? absl::OkStatus() : Malformed("Outgoing");
+}
+
+void EncodeOutgoingDone(const OutgoingDoneRecord& record, std::string& out) {
+  PutVarint(out, record.home.value());
+  PutVarint(out, record.through);
+}
+
+absl::Status DecodeOutgoingDone(std::string_view body, OutgoingDoneRecord& record) {
+  Fields fields(body);
+  record.home = PartitionId(fields.U32());
+  record.through = fields.U64();
+  return fields.ok() ? absl::OkStatus() : Malformed("OutgoingDone");
+}
+
+}  // namespace tocsin

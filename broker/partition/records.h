@@ -1,0 +1,157 @@
+// The bodies of the records a partition writes (journal format 1). Numbers are varints unless a
+// width is given; text is a varint length and its bytes. Encoding appends to a string; decoding
+// gives views into the body and fails with kDataLoss on malformed bytes.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "broker/base/ids.h"
+#include "dispatch/trigger_queue.h"
+
+namespace tocsin {
+
+// One trigger that matched: its ordinal, and which of its matches on this partition this is.
+struct Match {
+  TriggerOrdinal trigger;
+  std::uint64_t index = 0;
+};
+
+// flags u8 | matches | [origin run] | [hops] | [lane source, lane key] | event bytes
+struct EventRecord {
+  absl::InlinedVector<Match, 4> matches;
+  bool new_run = false;  // a redrive or replay: the delivery id's offset and run follow
+  Offset origin;
+  std::uint32_t run = 0;
+  std::uint32_t hops = 0;
+  bool deduped = false;  // its (source, id) entered the dedupe table
+  bool has_lane = false;
+  bool tracked = false;        // its lane or schedule is told when every trigger is done with it
+  bool from_schedule = false;  // lane_source is the schedule's name
+  std::string_view lane_source;
+  std::string_view lane_key;
+  std::string_view event;
+};
+void EncodeEventPrefix(const EventRecord& record, std::string& out);  // all but the event bytes
+absl::Status DecodeEvent(std::string_view body, EventRecord& record);
+
+struct IndexRange {
+  std::uint64_t first = 0;
+  std::uint64_t last = 0;  // inclusive
+};
+
+// Settled(acked), Dropped: runs of match indexes.
+struct RangesRecord {
+  TriggerOrdinal trigger;
+  std::vector<IndexRange> ranges;
+  std::string_view reason;
+};
+void EncodeRanges(TriggerOrdinal trigger, const std::vector<IndexRange>& ranges,
+                  std::string_view reason, std::string& out);
+absl::Status DecodeRanges(std::string_view body, RangesRecord& record);
+
+// Settled(dead) and Expired: one delivery, whose letter is in the dead log.
+struct DeadRecord {
+  TriggerOrdinal trigger;  // kNoTrigger: a letter of something that never was an event
+  std::uint64_t index = 0;
+  Offset offset;  // of the event record
+  Offset origin;
+  std::uint32_t run = 0;
+  LetterReason reason = LetterReason::kExhausted;
+  bool parked = false;
+  std::string_view key;
+};
+void EncodeDead(const DeadRecord& record, std::string& out);
+absl::Status DecodeDead(std::string_view body, DeadRecord& record);
+
+struct AttemptFailedRecord {
+  TriggerOrdinal trigger;
+  std::uint64_t index = 0;
+  Offset offset;
+  std::uint32_t attempt = 0;
+  std::int64_t at_us = 0;
+  std::int64_t due_us = 0;  // wall time at which its delay ends
+  bool worker_died = false;
+  std::string_view code;
+  std::string_view message;
+};
+void EncodeAttemptFailed(const AttemptFailedRecord& record, std::string& out);
+absl::Status DecodeAttemptFailed(std::string_view body, AttemptFailedRecord& record);
+
+enum class LetterClosedAs : std::uint8_t { kRedriven = 0, kDiscarded = 1, kExpired = 2 };
+struct DeadClosedRecord {
+  TriggerOrdinal trigger;
+  Offset origin;
+  std::uint32_t run = 0;
+  LetterClosedAs how = LetterClosedAs::kRedriven;
+  Offset redriven_as;       // kRedriven: the offset of the new event record
+  std::uint64_t index = 0;  // and its match index
+};
+void EncodeDeadClosed(const DeadClosedRecord& record, std::string& out);
+absl::Status DecodeDeadClosed(std::string_view body, DeadClosedRecord& record);
+
+struct LaneStateRecord {
+  std::string_view source;
+  std::string_view key;
+  std::string_view position;
+  std::uint64_t events = 0;  // of this batch
+  std::vector<std::pair<std::string_view, std::string_view>> puts;
+  std::vector<std::string_view> erases;
+};
+void EncodeLaneState(const LaneStateRecord& record, std::string& out);
+absl::Status DecodeLaneState(std::string_view body, LaneStateRecord& record);
+
+struct TriggerDefinedRecord {
+  TriggerOrdinal trigger;
+  std::uint64_t generation = 0;
+  bool paused = false;
+  std::string_view name;
+  std::string_view config_hash;
+  std::string_view config_json;
+};
+void EncodeTriggerDefined(const TriggerDefinedRecord& record, std::string& out);
+absl::Status DecodeTriggerDefined(std::string_view body, TriggerDefinedRecord& record);
+
+struct TriggerDetachedRecord {
+  TriggerOrdinal trigger;
+  std::int64_t at_us = 0;
+  bool forgotten = false;  // everything pending is dropped, the ordinal is closed
+};
+void EncodeTriggerDetached(const TriggerDetachedRecord& record, std::string& out);
+absl::Status DecodeTriggerDetached(std::string_view body, TriggerDetachedRecord& record);
+
+// ScheduleSet, ScheduleFired, ScheduleSkipped: each carries the state after it.
+struct ScheduleRecord {
+  std::string_view name;
+  std::string_view state;  // EncodeScheduleState(); empty: the schedule is gone
+  std::int64_t first_us = 0;
+  std::int64_t last_us = 0;
+  std::uint64_t count = 0;
+  std::uint8_t reason = 0;
+  Offset offset;  // of the fire's event
+};
+void EncodeSchedule(const ScheduleRecord& record, std::string& out);
+absl::Status DecodeSchedule(std::string_view body, ScheduleRecord& record);
+
+struct OutgoingRecord {
+  std::uint64_t sequence = 0;  // rises by one per home partition
+  PartitionId home;
+  std::string_view event;
+};
+void EncodeOutgoing(const OutgoingRecord& record, std::string& out);
+absl::Status DecodeOutgoing(std::string_view body, OutgoingRecord& record);
+
+struct OutgoingDoneRecord {
+  PartitionId home;
+  std::uint64_t through = 0;
+};
+void EncodeOutgoingDone(const OutgoingDoneRecord& record, std::string& out);
+absl::Status DecodeOutgoingDone(std::string_view body, OutgoingDoneRecord& record);
+
+}  // namespace tocsin
