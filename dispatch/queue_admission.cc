@@ -18,16 +18,7 @@ void TriggerQueue::Impl::Admit(const Candidate& candidate, KeyQueue* key,
   QueueEntry& entry = *entries.Add(candidate);
   entry.key = key;
   if (candidate.expires.has_value()) ++expiring;
-  if (prior != nullptr) {
-    entry.attempts = prior->count;
-    entry.alone = prior->alone;
-    if (prior->first_started_ago.has_value()) {
-      entry.has_started = true;
-      entry.first_started = now - *prior->first_started_ago;
-    }
-    entry.due = now + prior->delay;
-    entry.delay_pending = prior->delay > Duration{0};
-  }
+  if (prior != nullptr) Restore(entry, *prior);
   if (key == nullptr) {
     MakeReady(entry, false);
     return;
@@ -35,6 +26,17 @@ void TriggerQueue::Impl::Admit(const Candidate& candidate, KeyQueue* key,
   key->entries.PushBack(&entry);
   SkippedChanged(*key);
   WakeHead(*key);
+}
+
+void TriggerQueue::Impl::Restore(QueueEntry& entry, const PriorAttempts& prior) {
+  entry.attempts = prior.count;
+  entry.alone = prior.alone;
+  if (prior.first_started_ago.has_value()) {
+    entry.has_started = true;
+    entry.first_started = now - *prior.first_started_ago;
+  }
+  entry.due = now + prior.delay;
+  entry.delay_pending = prior.delay > Duration{0};
 }
 
 bool TriggerQueue::Impl::MustSkip(const KeyQueue* key) const {
@@ -161,7 +163,8 @@ OfferResult TriggerQueue::Offer(const Candidate& candidate, std::string_view key
   return OfferResult::kAdmitted;
 }
 
-void TriggerQueue::OfferFirst(const Candidate& candidate, std::string_view key, Instant now) {
+void TriggerQueue::OfferFirst(const Candidate& candidate, std::string_view key, Instant now,
+                              const PriorAttempts* prior) {
   Impl& q = *impl_;
   q.now = std::max(q.now, now);
   TOCSIN_CHECK(q.entries.Find(candidate.offset) == nullptr, "offset {} is held already",
@@ -169,6 +172,7 @@ void TriggerQueue::OfferFirst(const Candidate& candidate, std::string_view key, 
   KeyQueue* queue = q.KeyFor(key);
   QueueEntry& entry = *q.entries.Add(candidate);
   entry.first = true;
+  if (prior != nullptr) q.Restore(entry, *prior);
   entry.key = queue;
   if (candidate.expires.has_value()) ++q.expiring;
   if (queue == nullptr) {

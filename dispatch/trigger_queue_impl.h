@@ -53,6 +53,7 @@ struct TriggerQueue::Impl {
   // --- queue_admission.cc
   Offset horizon() const { return behind ? admit_from : live_from; }
   void Admit(const Candidate& candidate, KeyQueue* key, const PriorAttempts* prior);
+  void Restore(QueueEntry& entry, const PriorAttempts& prior);
   bool MustSkip(const KeyQueue* key) const;
   void Skip(KeyQueue& key, Offset offset);
   void Unskip(KeyQueue& key);
