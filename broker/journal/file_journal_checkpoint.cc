@@ -1,0 +1,132 @@
+// FileJournalEngine: what the background executor does: checkpoints, segments ahead, trimming.
+
+#include <algorithm>
+#include <utility>
+
+#include "broker/base/status.h"
+#include "broker/journal/file_journal_engine.h"
+
+namespace tocsin {
+
+void FileJournalEngine::WriteCheckpoint(CheckpointDelta delta, JournalPosition replay_from,
+                                        JournalDone done) {
+  Executor* owner = &OwnerOf(delta.partition);
+  background_.Post(
+      [this, owner, delta = std::move(delta), replay_from, done = std::move(done)]() mutable {
+        const PartitionId id = delta.partition;
+        const std::uint64_t durable_end = main_->durable_end();
+        absl::Status status;
+        CheckpointStore* store = nullptr;
+        {
+          const MutexLock lock(mutex_);
+          Partition& partition = Find(id);
+          store = partition.checkpoints.get();
+          if (delta.epoch.value() != partition.epoch) {
+            status = absl::AbortedError(fmt::format(
+                "partition {} was opened again: the checkpoint is of an older epoch", id.value()));
+          } else if (replay_from.value() > durable_end) {
+            status = absl::FailedPreconditionError(
+                fmt::format("a checkpoint from {} is ahead of what is durable ({})",
+                            replay_from.value(), durable_end));
+          }
+        }
+        if (status.ok() && failed_) {
+          status = absl::UnavailableError("the journal failed and is read-only until the restart");
+        }
+        if (status.ok()) {
+          status = store->Begin({std::move(delta), replay_from.value(), durable_end});
+        }
+        if (!status.ok()) {
+          owner->Post([done = std::move(done), status]() mutable { done(status); });
+          return;
+        }
+        StepCheckpoint(id, owner, std::move(done));
+      });
+}
+
+void FileJournalEngine::StepCheckpoint(PartitionId id, Executor* owner, JournalDone done) {
+  CheckpointStore* store = nullptr;
+  {
+    const MutexLock lock(mutex_);
+    store = Find(id).checkpoints.get();
+  }
+  const auto progress = store->Step();
+  if (!progress.ok() || progress->finished) {
+    if (progress.ok()) TrimNow();
+    owner->Post([done = std::move(done), status = progress.status()]() mutable { done(status); });
+    return;
+  }
+  auto next = [this, id, owner, done = std::move(done)]() mutable {
+    StepCheckpoint(id, owner, std::move(done));
+  };
+  if (options_.checkpoint_bytes_per_second == 0) {
+    background_.Post(std::move(next));
+    return;
+  }
+  const std::uint64_t pause_ns =
+      progress->bytes * 1'000'000'000 / options_.checkpoint_bytes_per_second;
+  background_.PostAt(clock_.Monotonic() + Duration(static_cast<std::int64_t>(pause_ns)),
+                     std::move(next));
+}
+
+void FileJournalEngine::TrimBelow(PartitionId id, JournalPosition position) {
+  {
+    const MutexLock lock(mutex_);
+    Partition& partition = Find(id);
+    if (position.value() <= partition.trim_below) return;
+    partition.trim_below = position.value();
+  }
+  background_.Post([this] { TrimNow(); });
+}
+
+void FileJournalEngine::TrimLettersBelow(PartitionId id, LetterPosition position) {
+  {
+    const MutexLock lock(mutex_);
+    Partition& partition = Find(id);
+    if (position.value() <= partition.trim_letters_below) return;
+    partition.trim_letters_below = position.value();
+  }
+  background_.Post([this] { TrimNow(); });
+}
+
+void FileJournalEngine::TrimNow() {
+  if (failed_) return;
+  std::uint64_t below = UINT64_MAX;
+  std::uint64_t letters_below = UINT64_MAX;
+  {
+    const MutexLock lock(mutex_);
+    for (const auto& [id, partition] : partitions_) {
+      below = std::min({below, partition.trim_below, partition.checkpoints->trim_limit()});
+      letters_below = std::min(letters_below, partition.trim_letters_below);
+    }
+  }
+  // What cannot be removed now is tried again with the next segment.
+  main_->TrimBelow(below).IgnoreError();
+  dead_->TrimBelow(letters_below).IgnoreError();
+  if (reserve_only_) CheckSpace();
+}
+
+absl::Status FileJournalEngine::PrepareChain(Chain& chain) {
+  const absl::Status status = chain.Prepare();
+  CheckSpace();
+  return status;
+}
+
+void FileJournalEngine::PrepareNow() {
+  if (failed_) return;
+  // An error shows when a segment is needed; until then there is nothing to refuse.
+  main_->Prepare().IgnoreError();
+  if (dead_->segments() > 1) dead_->Prepare().IgnoreError();
+  main_->SaveIndexes();
+  dead_->SaveIndexes();
+  CheckSpace();
+}
+
+void FileJournalEngine::CheckSpace() {
+  const auto free = fs_.FreeBytes();
+  if (!free.ok()) return;
+  free_bytes_ = *free;
+  reserve_only_ = *free < options_.reserve_bytes;
+}
+
+}  // namespace tocsin
