@@ -54,7 +54,7 @@ std::uint64_t Chain::Add(BatchHeader header, std::string_view body) {
   return header.log_position;
 }
 
-absl::Status Chain::Commit() {
+absl::Status Chain::Write() {
   if (group_.empty()) return absl::OkStatus();
   std::vector<std::span<const std::byte>> pieces;
   std::size_t from = 0;  // start of copied bytes not yet in a piece
@@ -67,17 +67,20 @@ absl::Status Chain::Commit() {
   }
   if (from < copied_.size()) pieces.push_back(AsBytes(std::string_view(copied_).substr(from)));
 
-  absl::Status status = active_->file->WriteAt(write_end_, pieces);
+  absl::Status status = active_->file->WriteAt(write_end_ - active_->first, pieces);
   if (absl::IsResourceExhausted(status)) {
     if (const absl::Status undone = RollBack(group_bytes_); !undone.ok()) {
       status = absl::InternalError(fmt::format("{}; and what was written could not be undone: {}",
                                                MessageOf(status), MessageOf(undone)));
     }
-  } else if (status.ok()) {
-    status = active_->file->SyncData();
-    // Whatever the code: pages may be gone, and only a restart knows what is there.
-    if (!status.ok()) status = absl::InternalError(std::string(MessageOf(status)));
   }
+  if (!status.ok()) ClearGroup();
+  return status;
+}
+
+absl::Status Chain::Sync() {
+  if (group_.empty()) return absl::OkStatus();
+  absl::Status status = active_->file->SyncData();
   if (status.ok()) {
     write_end_ += group_bytes_;
     prev_crc_ = group_crc_;
@@ -85,18 +88,25 @@ absl::Status Chain::Commit() {
     for (const Pending& batch : group_) active_->index.Add(batch.header);
     active_->end = write_end_;
     durable_end_ = write_end_;
+  } else {
+    // Whatever the code: pages may be gone, and only a restart knows what is there.
+    status = absl::InternalError(std::string(MessageOf(status)));
   }
+  ClearGroup();
+  return status;
+}
+
+void Chain::ClearGroup() {
   group_.clear();
   copied_.clear();
   group_bytes_ = 0;
-  return status;
 }
 
 // A part of the group may be in the file. It was answered "not written", so it must not come back
 // to life: zeros over it, durably, before anything else is written.
 absl::Status Chain::RollBack(std::uint64_t bytes) {
   const std::string zeros(static_cast<std::size_t>(bytes), '\0');
-  TOCSIN_RETURN_IF_ERROR(WriteOne(*active_->file, write_end_, zeros));
+  TOCSIN_RETURN_IF_ERROR(WriteOne(*active_->file, write_end_ - active_->first, zeros));
   return active_->file->SyncData();
 }
 

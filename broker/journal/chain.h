@@ -77,12 +77,17 @@ class Chain {
   // Makes the next prepared segment the active one; false if none is prepared. Empty groups only.
   [[nodiscard]] bool Roll();
   // Puts a batch at the group's end; the position it will have. Fills the header's log_position,
-  // synced_through, chain and CRCs (the body's must be there). `body` must live until Commit().
+  // synced_through, chain and CRCs (the body's must be there). `body` must live until Write().
   std::uint64_t Add(BatchHeader header, std::string_view body);
-  // Writes and syncs the group; nothing if it is empty.
+  // Writes the group; nothing if it is empty.
   //   kResourceExhausted  nothing of it is there, the chain can go on
   //   others              the chain must not be written any more
-  absl::Status Commit();
+  absl::Status Write();
+  // Forgets a group that was not written.
+  void Abandon() { ClearGroup(); }
+  // Makes what Write() wrote durable and readable. After an error, never kResourceExhausted, the
+  // chain must not be written any more.
+  absl::Status Sync();
 
   // --- background ----------------------------------------------------------------------------
   // Prepares segments until `segments_ahead` wait.
@@ -128,6 +133,7 @@ class Chain {
   std::string Path(const std::string& name) const { return options_.dir + "/" + name; }
   SegmentHeader HeaderFor(std::uint64_t first) const;
   absl::Status RollBack(std::uint64_t bytes);
+  void ClearGroup();
 
   // Set at construction.
   FileSystem& fs_;

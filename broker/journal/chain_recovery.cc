@@ -180,7 +180,13 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
           return;
         }
         prev.reset();
-        if (bad->header) prev = bad->header->header_crc;
+        if (bad->header) {
+          prev = bad->header->header_crc;
+          // Its offsets were given out, whatever its body was.
+          SegmentIndex::Partition& partition = found.index.partitions[bad->header->partition];
+          partition.next_offset =
+              std::max(partition.next_offset, bad->header->base_offset + bad->header->event_count);
+        }
         cut.end = bad->to;
         ++damaged_ranges_;
         warnings_.push_back(

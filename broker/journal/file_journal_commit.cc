@@ -14,6 +14,11 @@ namespace {
 
 std::int64_t WallUs(const Clock& clock) { return clock.Wall().time_since_epoch().count(); }
 
+void Tell(std::vector<Notify>& notify, const absl::Status& status) {
+  for (Notify& one : notify) one(status);
+  notify.clear();
+}
+
 }  // namespace
 
 void FileJournalEngine::Append(RecordBatch batch, AppendDone done) {
@@ -60,16 +65,17 @@ void FileJournalEngine::Commit() {
     std::vector<Item> group;
     group.swap(group_);
     group_bytes_ = 0;
-    const absl::Status status = main_->group_empty() ? absl::OkStatus() : WriteGroup();
+    const absl::Status status = main_->group_empty() ? absl::OkStatus() : WriteGroup(group);
     if (!status.ok()) {
       const bool full = absl::IsResourceExhausted(status);
-      for (Item& item : group) {
-        if (!item.result.ok()) continue;
-        item.result = full ? status
-                           : absl::UnknownError(fmt::format(
-                                 "whether the batch is durable is known after a restart: {}",
-                                 MessageOf(status)));
-        if (full) ++refused_;
+      if (full) {
+        TakeBack(group, status);
+      } else {
+        for (Item& item : group) {
+          if (!item.result.ok()) continue;
+          item.result = absl::UnknownError(fmt::format(
+              "whether the batch is durable is known after a restart: {}", MessageOf(status)));
+        }
       }
       if (!full) failed_ = true;
     }
@@ -79,7 +85,6 @@ void FileJournalEngine::Commit() {
       if (prepare_error_) {
         const absl::Status error = *std::exchange(prepare_error_, std::nullopt);
         if (absl::IsResourceExhausted(error)) {
-          refused_ += backlog_.size();
           RefuseBacklog(error);
         } else {
           failed_ = true;
@@ -129,6 +134,27 @@ absl::Status FileJournalEngine::CheckItem(Item& item) {
                                           batch.partition.value(), batch.epoch.value(),
                                           partition.epoch));
   }
+  if (batch.base_offset.value() < partition.next_offset) {
+    return absl::InvalidArgumentError(
+        fmt::format("offset {} of partition {} is used: the next one is {}",
+                    batch.base_offset.value(), batch.partition.value(), partition.next_offset));
+  }
+  absl::Status space = CheckSpaceFor(item);
+  if (space.ok() && partition.refused_offset &&
+      batch.base_offset.value() > *partition.refused_offset) {
+    space = absl::ResourceExhaustedError("a batch before this one was refused");
+  }
+  if (!space.ok()) {
+    ++refused_;
+    if (!partition.refused_offset) partition.refused_offset = batch.base_offset.value();
+    return space;
+  }
+  if (batch.event_count > 0) partition.refused_offset.reset();
+  return absl::OkStatus();
+}
+
+absl::Status FileJournalEngine::CheckSpaceFor(const Item& item) {
+  const RecordBatch& batch = item.batch;
   if (batch.body->size() > options_.batch_bytes_max) {
     return absl::ResourceExhaustedError(fmt::format("a batch of {} bytes is over the limit of {}",
                                                     batch.body->size(), options_.batch_bytes_max));
@@ -141,7 +167,6 @@ absl::Status FileJournalEngine::CheckItem(Item& item) {
                     dead_->batch_bytes_max()));
   }
   if (reserve_only_ && batch.event_count > 0 && !batch.may_use_reserve) {
-    ++refused_;
     if (!space_check_posted_.exchange(true)) {
       background_.Post([this] {
         space_check_posted_ = false;
@@ -151,11 +176,6 @@ absl::Status FileJournalEngine::CheckItem(Item& item) {
     return absl::ResourceExhaustedError(
         fmt::format("the disk is nearly full: what is left ({} bytes) is kept for settlements",
                     free_bytes_.load()));
-  }
-  if (batch.base_offset.value() < partition.next_offset) {
-    return absl::InvalidArgumentError(
-        fmt::format("offset {} of partition {} is used: the next one is {}",
-                    batch.base_offset.value(), batch.partition.value(), partition.next_offset));
   }
   return absl::OkStatus();
 }
@@ -232,18 +252,47 @@ void FileJournalEngine::PutLetters(Item& item) {
   }
 }
 
-absl::Status FileJournalEngine::WriteGroup() {
+absl::Status FileJournalEngine::WriteGroup(std::vector<Item>& group) {
   // Letters first: a settlement that says "dead" must find its letter.
-  TOCSIN_RETURN_IF_ERROR(dead_->Commit());
-  TOCSIN_RETURN_IF_ERROR(main_->Commit());
+  absl::Status letters = dead_->Write();
+  if (letters.ok()) letters = dead_->Sync();
+  if (!letters.ok()) {
+    main_->Abandon();
+    return letters;
+  }
+  TOCSIN_RETURN_IF_ERROR(main_->Write());
+  for (Item& item : group) {
+    if (item.result.ok()) Tell(item.batch.notify_written, absl::OkStatus());
+  }
+  TOCSIN_RETURN_IF_ERROR(main_->Sync());
   ++groups_;
   return absl::OkStatus();
+}
+
+// A group that was refused as a whole: its offsets are free again, and asked for again in order.
+void FileJournalEngine::TakeBack(std::vector<Item>& group, const absl::Status& status) {
+  const MutexLock lock(mutex_);
+  for (std::size_t i = group.size(); i-- > 0;) {
+    Item& item = group[i];
+    if (!item.result.ok()) continue;
+    item.result = status;
+    ++refused_;
+    Partition& partition = Find(item.batch.partition);
+    partition.next_offset = item.batch.base_offset.value();
+    if (!item.open_done) partition.refused_offset = item.batch.base_offset.value();
+  }
 }
 
 void FileJournalEngine::RefuseBacklog(const absl::Status& status) {
   std::vector<Item> items;
   for (Item& item : backlog_) {
     item.result = status;
+    if (absl::IsResourceExhausted(status)) {
+      const MutexLock lock(mutex_);
+      std::optional<std::uint64_t>& refused = Find(item.batch.partition).refused_offset;
+      if (!item.open_done && !refused) refused = item.batch.base_offset.value();
+      ++refused_;
+    }
     items.push_back(std::move(item));
   }
   backlog_.clear();
@@ -254,8 +303,8 @@ void FileJournalEngine::Answer(std::vector<Item> items) {
   for (Item& item : items) {
     if (item.result.ok()) ++batches_;
     const absl::Status& status = item.result.status();
-    for (Notify& notify : item.batch.notify) notify(status);
-    item.batch.notify.clear();
+    Tell(item.batch.notify_written, status);  // unless they were told when it was written
+    Tell(item.batch.notify, status);
   }
   // One task per owner, not per batch.
   std::map<Executor*, std::vector<Item>> by_owner;

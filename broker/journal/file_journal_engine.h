@@ -68,6 +68,8 @@ class FileJournalEngine final : public FileJournal {
     std::uint32_t epoch = 0;  // of the last opening
     std::uint64_t next_offset = 0;
     std::int64_t append_time_us = 0;
+    // Set by a batch refused for space: those behind it would leave a gap in the offsets.
+    std::optional<std::uint64_t> refused_offset;
     std::uint64_t trim_below = 0;
     std::uint64_t trim_letters_below = 0;
     std::unique_ptr<CheckpointStore> checkpoints;  // used by the background executor
@@ -95,9 +97,11 @@ class FileJournalEngine final : public FileJournal {
   void Commit();
   Fate Admit(Item& item);
   absl::Status CheckItem(Item& item);
+  absl::Status CheckSpaceFor(const Item& item);
   bool MakeRoom(Chain& chain, std::uint64_t bytes, Fate& fate);
   void PutLetters(Item& item);
-  absl::Status WriteGroup();
+  void TakeBack(std::vector<Item>& group, const absl::Status& status);
+  absl::Status WriteGroup(std::vector<Item>& group);
   void RefuseBacklog(const absl::Status& status);
   void Answer(std::vector<Item> items);
   void Fail(const absl::Status& status);

@@ -56,6 +56,9 @@ struct RecordBatch {
   std::vector<LetterPut> letters;
   std::vector<Notify> notify;          // when durable
   std::vector<Notify> notify_written;  // when handed to the operating system, before the sync
+  // May be written when the disk is nearly full, as a batch without events always may: for what
+  // settles or emits, not for what comes in.
+  bool may_use_reserve = false;
 };
 
 struct AppendResult {
@@ -144,7 +147,11 @@ class Journal {
   //   kResourceExhausted  not written (no space, over the size limit); try again. Every later batch
   //                       of the partition handed in before this `done` ran is refused alike, so
   //                       that the owner can hand them in again in order
+  //                       again; until then batches behind it (of a higher base_offset) are
+  //                       refused too, so that offsets stay dense
   //   kAborted            fenced: stop and answer nothing
+  //   kInvalidArgument    base_offset was used before; a bug of the caller
+  //   kUnavailable        the journal failed earlier; not written
   //   kUnknown            the outcome is not known: stop, answer UNAVAILABLE, Open again
   virtual void Append(RecordBatch batch, AppendDone done) = 0;
 

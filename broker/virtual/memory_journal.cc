@@ -20,6 +20,7 @@ StoredBatch Stored(const RecordBatch& batch) {
 
 struct MemoryJournal::Answer {
   Executor* owner = nullptr;
+  std::vector<Notify> notify_written;
   std::vector<Notify> notify;
   AppendDone done;
   absl::StatusOr<AppendResult> result;
@@ -34,6 +35,8 @@ JournalPosition MemoryJournal::Put(Partition& partition, StoredBatch batch) {
   batch.position = position;
   end_ += bytes;
   log_bytes_ += bytes;
+  partition.next_offset = batch.base_offset.value() + batch.event_count;
+  partition.append_time_us = batch.append_time_us;
   partition.batches.emplace(position.value(), std::move(batch));
   return position;
 }
@@ -51,11 +54,8 @@ void MemoryJournal::Open(PartitionId id, Executor& owner, OpenDone done) {
                              OwnerOpened{partition.epoch, version_}.Encode());
       StoredBatch batch;
       batch.epoch = partition.epoch;
-      if (!partition.batches.empty()) {
-        const StoredBatch& last = partition.batches.rbegin()->second;
-        batch.base_offset = Offset(last.base_offset.value() + last.event_count);
-        batch.append_time_us = last.append_time_us;
-      }
+      batch.base_offset = Offset(partition.next_offset);
+      batch.append_time_us = partition.append_time_us;
       batch.record_count = 1;
       batch.body = std::make_shared<const std::string>(std::move(body));
       Put(partition, std::move(batch));
@@ -91,13 +91,18 @@ MemoryJournal::Answer MemoryJournal::CommitOne(Pending pending) {
                "append to partition {}, which is not open", pending.batch.partition.value());
   Partition& partition = found->second;
   RecordBatch& batch = pending.batch;
-  Answer answer{partition.owner, std::move(batch.notify), std::move(pending.done), AppendResult{}};
+  Answer answer{partition.owner, std::move(batch.notify_written), std::move(batch.notify),
+                std::move(pending.done), AppendResult{}};
   std::uint64_t letter_bytes = 0;
   for (const LetterPut& letter : batch.letters) letter_bytes += letter.bytes.size();
   if (batch.epoch != partition.epoch) {
     answer.result = absl::AbortedError(
         fmt::format("partition {} was opened again: epoch {} is now {}", batch.partition.value(),
                     batch.epoch.value(), partition.epoch.value()));
+  } else if (batch.base_offset.value() < partition.next_offset) {
+    answer.result = absl::InvalidArgumentError(
+        fmt::format("offset {} of partition {} is used: the next one is {}",
+                    batch.base_offset.value(), batch.partition.value(), partition.next_offset));
   } else if (failures_ > 0) {
     --failures_;
     answer.result = failure_;
@@ -107,7 +112,10 @@ MemoryJournal::Answer MemoryJournal::CommitOne(Pending pending) {
   } else if (log_bytes_ + letter_bytes_ + batch.body->size() + letter_bytes >
              options_.log_bytes_max) {
     answer.result = absl::ResourceExhaustedError("the journal is full");
+  } else if (partition.refused_offset && batch.base_offset.value() > *partition.refused_offset) {
+    answer.result = absl::ResourceExhaustedError("a batch before this one was refused");
   } else {
+    if (batch.event_count > 0) partition.refused_offset.reset();
     AppendResult result;
     for (LetterPut& letter : batch.letters) {
       result.letters.emplace_back(letter_end_);
@@ -119,6 +127,9 @@ MemoryJournal::Answer MemoryJournal::CommitOne(Pending pending) {
     result.position = Put(partition, Stored(batch));
     result.end = JournalPosition(end_);
     answer.result = std::move(result);
+  }
+  if (absl::IsResourceExhausted(answer.result.status()) && !partition.refused_offset) {
+    partition.refused_offset = batch.base_offset.value();
   }
   return answer;
 }
@@ -134,6 +145,7 @@ void MemoryJournal::Commit() {
     pending_.clear();
   }
   for (Answer& answer : answers) {
+    for (Notify& notify : answer.notify_written) notify(answer.result.status());
     for (Notify& notify : answer.notify) notify(answer.result.status());
   }
   for (Answer& answer : answers) {

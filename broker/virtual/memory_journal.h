@@ -79,6 +79,9 @@ class MemoryJournal final : public Journal {
     std::map<std::uint64_t, Letter> letters;       // by position
     std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> pages;
     std::optional<JournalPosition> replay_from;
+    std::uint64_t next_offset = 0;
+    std::int64_t append_time_us = 0;
+    std::optional<std::uint64_t> refused_offset;  // see Journal::Append
     std::uint64_t trim_below = 0;
     std::uint64_t start = 0;
   };
