@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::size_t kMessageBytesMax = 1024;  // of an attempt's history
 constexpr std::size_t kCodeBytesMax = 64;
-constexpr std::size_t kSweepEntries = 512;                 // looked at per Tick()
+constexpr std::size_t kSweepEntries = 512;                          // looked at per Tick()
+constexpr Duration kSweepRestMin = std::chrono::milliseconds(100);  // ends are taken together
 constexpr Duration kSweepRest = std::chrono::seconds(60);  // at most: the wall clock may jump
 constexpr WallTime kNever = WallTime::max();
 
@@ -330,7 +331,7 @@ void TriggerQueue::Impl::Sweep(WallTime wall, std::vector<Action>& actions) {
   sweep_ended = now;
   sweep_at.reset();
   if (sweep_nearest.has_value()) {
-    sweep_at = now + std::clamp(*sweep_nearest, Duration{1}, kSweepRest);
+    sweep_at = now + std::clamp(*sweep_nearest, kSweepRestMin, kSweepRest);
   }
 }
 
