@@ -11,13 +11,14 @@ namespace tocsin {
 namespace {
 
 constexpr std::uint32_t kPartitionsMax = 64;
+constexpr std::uint32_t kEpochsSkipped = 1024;
 
 FileJournalOptions Sane(FileJournalOptions options) {
   TOCSIN_CHECK(options.partitions >= 1 && options.partitions <= kPartitionsMax, "{} partitions",
                options.partitions);
   const std::uint64_t room = options.segment_bytes - kSegmentHeaderBytes - kBatchHeaderBytes;
-  TOCSIN_CHECK(options.segment_bytes > 2 * kSegmentHeaderBytes &&
-               options.letter_segment_bytes > 2 * kSegmentHeaderBytes);
+  TOCSIN_CHECK(options.segment_bytes >= 2 * kSegmentHeaderBytes &&
+               options.letter_segment_bytes >= 2 * kSegmentHeaderBytes);
   options.batch_bytes_max =
       static_cast<std::size_t>(std::min<std::uint64_t>(options.batch_bytes_max, room));
   return options;
@@ -83,6 +84,10 @@ absl::Status FileJournalEngine::Recover() {
     partition.epoch = std::max(partition.epoch, end.epoch);
     partition.next_offset = end.next_offset;
     partition.append_time_us = end.append_time_us;
+  }
+  if (main_->damaged_ranges() > 0) {
+    // What cannot be read may have been an opening: no epoch is given out twice.
+    for (auto& [id, partition] : partitions_) partition.epoch += kEpochsSkipped;
   }
   CheckSpace();
   background_.Post([this] { PrepareNow(); });

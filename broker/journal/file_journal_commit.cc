@@ -27,7 +27,13 @@ void FileJournalEngine::Append(RecordBatch batch, AppendDone done) {
   // Here, on the owner's thread, not on the one that all partitions share.
   item.body_crc = Crc32c(AsBytes(*batch.body));
   for (const LetterPut& letter : batch.letters) item.letters.push_back(EncodeLetter(letter));
-  item.owner = &OwnerOf(batch.partition);
+  {
+    const MutexLock lock(mutex_);
+    const Partition& partition = Find(batch.partition);
+    TOCSIN_CHECK(partition.owner != nullptr, "partition {} is not open", batch.partition.value());
+    item.owner = partition.owner;
+    item.refusals_heard = *partition.refusals_heard;
+  }
   item.batch = std::move(batch);
   item.done = std::move(done);
   Enqueue(std::move(item));
@@ -117,6 +123,7 @@ absl::Status FileJournalEngine::CheckItem(Item& item) {
   Partition& partition = Find(batch.partition);
   if (item.open_done) {
     ++partition.epoch;
+    *partition.refusals_heard = partition.refusals;
     item.opened.epoch = Epoch(partition.epoch);
     std::string body;
     RecordWriter(body).Add(RecordType::kOwnerOpened,
@@ -140,17 +147,23 @@ absl::Status FileJournalEngine::CheckItem(Item& item) {
                     batch.base_offset.value(), batch.partition.value(), partition.next_offset));
   }
   absl::Status space = CheckSpaceFor(item);
-  if (space.ok() && partition.refused_offset &&
-      batch.base_offset.value() > *partition.refused_offset) {
+  if (space.ok() && item.refusals_heard < partition.refusals) {
     space = absl::ResourceExhaustedError("a batch before this one was refused");
   }
   if (!space.ok()) {
+    Refuse(partition, item, space);
     ++refused_;
-    if (!partition.refused_offset) partition.refused_offset = batch.base_offset.value();
-    return space;
   }
-  if (batch.event_count > 0) partition.refused_offset.reset();
-  return absl::OkStatus();
+  return space;
+}
+
+void FileJournalEngine::Refuse(Partition& partition, Item& item, const absl::Status& status) {
+  item.result = status;
+  if (item.open_done) return;
+  // Those that were under way when one was refused share its number.
+  if (item.refusals_heard == partition.refusals) ++partition.refusals;
+  item.refusals_heard = partition.refusals;
+  item.heard = partition.refusals_heard;
 }
 
 absl::Status FileJournalEngine::CheckSpaceFor(const Item& item) {
@@ -272,14 +285,12 @@ absl::Status FileJournalEngine::WriteGroup(std::vector<Item>& group) {
 // A group that was refused as a whole: its offsets are free again, and asked for again in order.
 void FileJournalEngine::TakeBack(std::vector<Item>& group, const absl::Status& status) {
   const MutexLock lock(mutex_);
-  for (std::size_t i = group.size(); i-- > 0;) {
-    Item& item = group[i];
+  for (Item& item : group) {
     if (!item.result.ok()) continue;
-    item.result = status;
-    ++refused_;
     Partition& partition = Find(item.batch.partition);
-    partition.next_offset = item.batch.base_offset.value();
-    if (!item.open_done) partition.refused_offset = item.batch.base_offset.value();
+    partition.next_offset = std::min(partition.next_offset, item.batch.base_offset.value());
+    Refuse(partition, item, status);
+    ++refused_;
   }
 }
 
@@ -289,8 +300,7 @@ void FileJournalEngine::RefuseBacklog(const absl::Status& status) {
     item.result = status;
     if (absl::IsResourceExhausted(status)) {
       const MutexLock lock(mutex_);
-      std::optional<std::uint64_t>& refused = Find(item.batch.partition).refused_offset;
-      if (!item.open_done && !refused) refused = item.batch.base_offset.value();
+      Refuse(Find(item.batch.partition), item, status);
       ++refused_;
     }
     items.push_back(std::move(item));
@@ -312,6 +322,7 @@ void FileJournalEngine::Answer(std::vector<Item> items) {
   for (auto& [owner, own] : by_owner) {
     owner->Post([own = std::move(own)]() mutable {
       for (Item& item : own) {
+        if (item.heard != nullptr) *item.heard = item.refusals_heard;
         if (!item.open_done) {
           item.done(std::move(item.result));
         } else if (item.result.ok()) {

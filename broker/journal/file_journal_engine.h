@@ -68,8 +68,11 @@ class FileJournalEngine final : public FileJournal {
     std::uint32_t epoch = 0;  // of the last opening
     std::uint64_t next_offset = 0;
     std::int64_t append_time_us = 0;
-    // Set by a batch refused for space: those behind it would leave a gap in the offsets.
-    std::optional<std::uint64_t> refused_offset;
+    // Refusals for space so far, and how many of them the owner had heard of: what it appended
+    // before it heard is refused too, so that batches are neither reordered nor leave gaps.
+    std::uint64_t refusals = 0;
+    std::shared_ptr<std::atomic<std::uint64_t>> refusals_heard =
+        std::make_shared<std::atomic<std::uint64_t>>(0);
     std::uint64_t trim_below = 0;
     std::uint64_t trim_letters_below = 0;
     std::unique_ptr<CheckpointStore> checkpoints;  // used by the background executor
@@ -84,6 +87,8 @@ class FileJournalEngine final : public FileJournal {
     OpenDone open_done;                // an opening: not empty
     OpenResult opened;                 // for open_done
     std::vector<std::string> letters;  // encoded
+    std::uint64_t refusals_heard = 0;  // when it was appended; when it was refused, that refusal
+    std::shared_ptr<std::atomic<std::uint64_t>> heard;  // set if it was refused: raised by its done
     absl::StatusOr<AppendResult> result = AppendResult{};
   };
 
@@ -99,6 +104,7 @@ class FileJournalEngine final : public FileJournal {
   absl::Status CheckItem(Item& item);
   absl::Status CheckSpaceFor(const Item& item);
   bool MakeRoom(Chain& chain, std::uint64_t bytes, Fate& fate);
+  static void Refuse(Partition& partition, Item& item, const absl::Status& status);
   void PutLetters(Item& item);
   void TakeBack(std::vector<Item>& group, const absl::Status& status);
   absl::Status WriteGroup(std::vector<Item>& group);

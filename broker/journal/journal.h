@@ -144,11 +144,9 @@ class Journal {
   virtual void Open(PartitionId partition, Executor& owner, OpenDone done) = 0;
 
   // Atomic, ordered. OK: durable, the dead letters too.
-  //   kResourceExhausted  not written (no space, over the size limit); try again. Every later batch
-  //                       of the partition handed in before this `done` ran is refused alike, so
-  //                       that the owner can hand them in again in order
-  //                       again; until then batches behind it (of a higher base_offset) are
-  //                       refused too, so that offsets stay dense
+  //   kResourceExhausted  not written (no space, over the size limit); try again. What was
+  //                       appended before this answer was heard is refused too, so that batches
+  //                       are not reordered and offsets stay dense
   //   kAborted            fenced: stop and answer nothing
   //   kInvalidArgument    base_offset was used before; a bug of the caller
   //   kUnavailable        the journal failed earlier; not written

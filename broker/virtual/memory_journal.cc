@@ -24,6 +24,8 @@ struct MemoryJournal::Answer {
   std::vector<Notify> notify;
   AppendDone done;
   absl::StatusOr<AppendResult> result;
+  std::uint64_t refusal = 0;
+  std::shared_ptr<std::atomic<std::uint64_t>> heard;  // set if it was refused
 };
 
 MemoryJournal::MemoryJournal(Executor& engine, MemoryJournalOptions options)
@@ -49,6 +51,7 @@ void MemoryJournal::Open(PartitionId id, Executor& owner, OpenDone done) {
       Partition& partition = partitions_[id];
       partition.owner = &owner;
       partition.epoch = Epoch(partition.epoch.value() + 1);
+      *partition.refusals_heard = partition.refusals;
       std::string body;
       RecordWriter(body).Add(RecordType::kOwnerOpened,
                              OwnerOpened{partition.epoch, version_}.Encode());
@@ -79,7 +82,8 @@ void MemoryJournal::Open(PartitionId id, Executor& owner, OpenDone done) {
 void MemoryJournal::Append(RecordBatch batch, AppendDone done) {
   TOCSIN_CHECK(batch.body != nullptr, "a batch without a body");
   const MutexLock lock(mutex_);
-  pending_.push_back(Pending{std::move(batch), std::move(done)});
+  const std::uint64_t heard = *partitions_[batch.partition].refusals_heard;
+  pending_.push_back(Pending{std::move(batch), std::move(done), heard});
   if (held_ || commit_posted_) return;
   commit_posted_ = true;
   engine_.Post([this] { Commit(); });
@@ -91,8 +95,13 @@ MemoryJournal::Answer MemoryJournal::CommitOne(Pending pending) {
                "append to partition {}, which is not open", pending.batch.partition.value());
   Partition& partition = found->second;
   RecordBatch& batch = pending.batch;
-  Answer answer{partition.owner, std::move(batch.notify_written), std::move(batch.notify),
-                std::move(pending.done), AppendResult{}};
+  Answer answer{partition.owner,
+                std::move(batch.notify_written),
+                std::move(batch.notify),
+                std::move(pending.done),
+                AppendResult{},
+                0,
+                nullptr};
   std::uint64_t letter_bytes = 0;
   for (const LetterPut& letter : batch.letters) letter_bytes += letter.bytes.size();
   if (batch.epoch != partition.epoch) {
@@ -112,10 +121,9 @@ MemoryJournal::Answer MemoryJournal::CommitOne(Pending pending) {
   } else if (log_bytes_ + letter_bytes_ + batch.body->size() + letter_bytes >
              options_.log_bytes_max) {
     answer.result = absl::ResourceExhaustedError("the journal is full");
-  } else if (partition.refused_offset && batch.base_offset.value() > *partition.refused_offset) {
+  } else if (pending.refusals_heard < partition.refusals) {
     answer.result = absl::ResourceExhaustedError("a batch before this one was refused");
   } else {
-    if (batch.event_count > 0) partition.refused_offset.reset();
     AppendResult result;
     for (LetterPut& letter : batch.letters) {
       result.letters.emplace_back(letter_end_);
@@ -128,8 +136,10 @@ MemoryJournal::Answer MemoryJournal::CommitOne(Pending pending) {
     result.end = JournalPosition(end_);
     answer.result = std::move(result);
   }
-  if (absl::IsResourceExhausted(answer.result.status()) && !partition.refused_offset) {
-    partition.refused_offset = batch.base_offset.value();
+  if (absl::IsResourceExhausted(answer.result.status())) {
+    if (pending.refusals_heard == partition.refusals) ++partition.refusals;
+    answer.refusal = partition.refusals;
+    answer.heard = partition.refusals_heard;
   }
   return answer;
 }
@@ -149,8 +159,11 @@ void MemoryJournal::Commit() {
     for (Notify& notify : answer.notify) notify(answer.result.status());
   }
   for (Answer& answer : answers) {
-    answer.owner->Post([done = std::move(answer.done),
-                        result = std::move(answer.result)]() mutable { done(std::move(result)); });
+    Executor& owner = *answer.owner;
+    owner.Post([answer = std::move(answer)]() mutable {
+      if (answer.heard != nullptr) *answer.heard = answer.refusal;
+      answer.done(std::move(answer.result));
+    });
   }
 }
 

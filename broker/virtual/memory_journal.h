@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -67,6 +68,7 @@ class MemoryJournal final : public Journal {
   struct Pending {
     RecordBatch batch;
     AppendDone done;
+    std::uint64_t refusals_heard = 0;
   };
   struct Letter {
     DeliveryId id;
@@ -81,7 +83,10 @@ class MemoryJournal final : public Journal {
     std::optional<JournalPosition> replay_from;
     std::uint64_t next_offset = 0;
     std::int64_t append_time_us = 0;
-    std::optional<std::uint64_t> refused_offset;  // see Journal::Append
+    // As in the file engine: what was appended before a refusal was heard is refused too.
+    std::uint64_t refusals = 0;
+    std::shared_ptr<std::atomic<std::uint64_t>> refusals_heard =
+        std::make_shared<std::atomic<std::uint64_t>>(0);
     std::uint64_t trim_below = 0;
     std::uint64_t start = 0;
   };
