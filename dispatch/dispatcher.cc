@@ -152,18 +152,23 @@ std::uint64_t Dispatcher::Impl::FreeFor(const FunctionState& function) const {
   return static_cast<std::uint64_t>(std::ceil(free - 1e-9));
 }
 
-// Those that stand before it keep their claims; with those behind it shares what is left.
+// Those that stand before it keep their claims; with those behind it that had nothing yet in this
+// round it shares what is left. A round ends when who stands first was served in it.
 std::uint64_t Dispatcher::Impl::ShareOf(const FunctionPartition& fp, std::uint64_t free) const {
+  FunctionState& function = *fp.function;
+  if (function.waiting.front()->served_in == function.round) ++function.round;
   std::uint64_t before = 0;
   for (const FunctionPartition* p = fp.prev; p != nullptr; p = p->prev) ++before;
-  const std::uint64_t waiting = fp.function->waiting.size();
   if (before > 0) {
     const std::uint64_t claim = (free + before - 1) / before;
     for (const FunctionPartition* p = fp.prev; p != nullptr && free > 0; p = p->prev) {
       free -= std::min({free, claim, static_cast<std::uint64_t>(p->ready)});
     }
   }
-  const std::uint64_t sharing = waiting - before;
+  std::uint64_t sharing = 1;
+  for (const FunctionPartition* p = fp.next; p != nullptr; p = p->next) {
+    if (p->served_in != function.round) ++sharing;
+  }
   return (free + sharing - 1) / sharing;
 }
 
@@ -283,14 +288,14 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
       want = std::min(want, (left + trigger.linked - 1) / trigger.linked);
     }
     // Spread over the sessions, in pieces that are not smaller than they must be.
+    const std::uint64_t quantum =
+        std::max<std::uint64_t>((want + rooms.size() - 1) / rooms.size(), 1);
     std::uint64_t taken = 0;
     while (taken < want && !rooms.empty()) {
       at %= rooms.size();
       Room& room = rooms[at];
       SessionLoad& load = LoadOf(**room.session);
-      const std::uint64_t piece =
-          std::min(room.events,
-                   std::max<std::uint64_t>((want - taken + rooms.size() - 1) / rooms.size(), 1));
+      const std::uint64_t piece = std::min({room.events, quantum, want - taken});
       std::uint64_t bytes = 0;
       if (load.credit.bytes != 0) {
         const std::uint64_t free_bytes = load.credit.bytes - load.taken_bytes;
@@ -327,6 +332,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
     if (taken == 0 && want > 0) break;
   }
   WaitingChanged(fp);
+  if (granted) fp.served_in = function.round;
   if (granted && !fp.demands.empty()) {
     function.waiting.Remove(&fp);
     function.waiting.PushBack(&fp);

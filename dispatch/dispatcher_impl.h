@@ -66,8 +66,9 @@ struct FunctionPartition {
   PartitionId partition;
   DemandList demands;
   AloneList alone;
-  std::size_t ready = 0;  // sum over `demands`
-  bool pending = false;   // to be looked at in the partition's next Exchange()
+  std::size_t ready = 0;        // sum over `demands`
+  std::uint64_t served_in = 0;  // its function's round in which it was last granted something
+  bool pending = false;         // to be looked at in the partition's next Exchange()
   FunctionPartition* prev = nullptr;
   FunctionPartition* next = nullptr;
 };
@@ -104,6 +105,7 @@ struct FunctionState {
   std::size_t next_session = 0;
   std::map<PartitionId, FunctionPartition> partitions;  // addresses stay
   WaitingList waiting;
+  std::uint64_t round = 1;
   std::size_t alone_waiting = 0;  // demands
   WorkerSession* reserved = nullptr;
 };
