@@ -100,7 +100,7 @@ class DispatcherFixture : public ::testing::Test {
     }
     return handles;
   }
-  std::uint64_t Ack(const Worker& worker, std::uint64_t first, std::uint64_t last) {
+  std::uint64_t AckRange(const Worker& worker, std::uint64_t first, std::uint64_t last) {
     FrameAnswers answers;
     answers.acked.push_back(HandleRange{first, last});
     return worker.session->OnAnswers(std::move(answers), now_, {});

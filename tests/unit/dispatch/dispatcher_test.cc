@@ -29,9 +29,9 @@ TEST_F(DispatcherTest, GrantsUpToTheCreditAndWakesWhenSomeComesFree) {
   EXPECT_THAT(DeliverAll(grants, 0), ElementsAre(1, 2, 3, 4));
   EXPECT_THAT(Exchange(0), IsEmpty());
   EXPECT_THAT(Woken(), IsEmpty());
-  EXPECT_EQ(Ack(worker, 1, 2), 0u);
+  EXPECT_EQ(AckRange(worker, 1, 2), 0u);
   EXPECT_THAT(Woken(), ElementsAre(0));
-  EXPECT_EQ(Ack(worker, 3, 3), 0u);
+  EXPECT_EQ(AckRange(worker, 3, 3), 0u);
   EXPECT_THAT(Woken(), IsEmpty()) << "once until it exchanges";
   EXPECT_EQ(Count(Exchange(0)), 3u);
 }
@@ -71,7 +71,7 @@ TEST_F(DispatcherTest, ASingleCreditGoesRoundThePartitions) {
   }
   Woken();
   for (std::uint64_t handle = 1; handle <= 30; ++handle) {
-    ASSERT_EQ(Ack(worker, handle, handle), 0u);
+    ASSERT_EQ(AckRange(worker, handle, handle), 0u);
     // The one that was served last asks first, every time.
     for (const std::uint32_t p : {0u, 1u, 2u}) {
       const std::vector<Grant> grants = Exchange(p);
@@ -101,13 +101,13 @@ TEST_F(DispatcherTest, ConcurrencyIsOfTheWholeProcess) {
   DeliverAll(grants, 0);
   EXPECT_EQ(Count(Exchange(1, {{trigger, 10, 0}})), 0u);
   EXPECT_THAT(Woken(), IsEmpty());
-  EXPECT_EQ(Ack(a, 1, 1), 0u);
+  EXPECT_EQ(AckRange(a, 1, 1), 0u);
   // Partition 0 waited longer.
   EXPECT_THAT(Woken(), ElementsAre(0));
   grants = Exchange(0);
   EXPECT_EQ(Count(grants), 1u);
   DeliverAll(grants, 0);
-  EXPECT_EQ(Ack(b, 1, 1), 0u);
+  EXPECT_EQ(AckRange(b, 1, 1), 0u);
   EXPECT_THAT(Woken(), ElementsAre(1));
   EXPECT_EQ(Count(Exchange(1)), 1u);
   EXPECT_EQ(dispatcher_.SetTrigger("t", "f", 5), trigger);
@@ -139,7 +139,7 @@ TEST_F(DispatcherTest, TheTriggersOfAPartitionTakeTurns) {
   DeliverAll(Exchange(0, {{many, 100, 0}, {few, 100, 0}}), 0);
   std::map<std::uint32_t, int> served;
   for (std::uint64_t handle = 1; handle <= 20; ++handle) {
-    ASSERT_EQ(Ack(worker, handle, handle), 0u);
+    ASSERT_EQ(AckRange(worker, handle, handle), 0u);
     const std::vector<Grant> grants = Exchange(0);
     ASSERT_THAT(grants, SizeIs(1));
     ++served[grants[0].trigger.value()];
@@ -159,7 +159,7 @@ TEST_F(DispatcherTest, BytesLimitAGrantAndComeBackWithTheAnswer) {
   Deliver(grants[0], 0, 1);
   dispatcher_.Release(grants[0], 1, 0);
   Woken();
-  EXPECT_EQ(Ack(worker, 1, 1), 0u);
+  EXPECT_EQ(AckRange(worker, 1, 1), 0u);
   EXPECT_EQ(Exchange(0, {{trigger, 100, 0}})[0].bytes, 25u);
 }
 
@@ -179,7 +179,7 @@ TEST_F(DispatcherTest, ARaisedCreditWakesAndALoweredOneTakesNothingBack) {
   const Worker worker = Attach({"f"}, 2);
   DeliverAll(Exchange(0, {{trigger, 9, 0}}), 0);
   worker.session->OnCredit(Credit{1, 0}, now_);
-  EXPECT_EQ(Ack(worker, 1, 1), 0u);
+  EXPECT_EQ(AckRange(worker, 1, 1), 0u);
   EXPECT_THAT(Woken(), IsEmpty());
   worker.session->OnCredit(Credit{4, 0}, now_);
   EXPECT_THAT(Woken(), ElementsAre(0));
@@ -206,13 +206,13 @@ TEST_F(DispatcherTest, F31AloneEmptiesOneSessionWhileTheOthersGoOn) {
   const Worker b = Attach({"f"}, 4);
   DeliverAll(Exchange(0, {{trigger, 6, 0}}), 0);
   EXPECT_EQ(Count(Exchange(0, {{trigger, 100, 1}})), 0u);  // a has less in flight: reserved
-  EXPECT_EQ(Ack(a, 1, 1), 0u);
+  EXPECT_EQ(AckRange(a, 1, 1), 0u);
   EXPECT_EQ(Count(Exchange(0)), 0u) << "a is being emptied";
-  EXPECT_EQ(Ack(b, 1, 2), 0u);
+  EXPECT_EQ(AckRange(b, 1, 2), 0u);
   std::vector<Grant> grants = Exchange(0);
   EXPECT_EQ(Count(grants), 2u);
   EXPECT_EQ(grants[0].session, b.session);
-  EXPECT_EQ(Ack(a, 2, 2), 0u);
+  EXPECT_EQ(AckRange(a, 2, 2), 0u);
   EXPECT_THAT(Woken(), ::testing::Contains(0u));
   grants = Exchange(0);
   ASSERT_THAT(grants, SizeIs(1));
@@ -220,7 +220,7 @@ TEST_F(DispatcherTest, F31AloneEmptiesOneSessionWhileTheOthersGoOn) {
   EXPECT_EQ(grants[0].session, a.session);
   DeliverAll(grants, 0);
   EXPECT_EQ(Count(Exchange(0)), 0u) << "nothing beside it";
-  EXPECT_EQ(Ack(a, 3, 3), 0u);
+  EXPECT_EQ(AckRange(a, 3, 3), 0u);
   EXPECT_EQ(Count(Exchange(0)), 2u);
 }
 
@@ -229,15 +229,15 @@ TEST_F(DispatcherTest, F31AloneWithASingleWorkerWaitsForItToBeEmpty) {
   const Worker worker = Attach({"f"}, 3);
   DeliverAll(Exchange(0, {{trigger, 3, 0}}), 0);
   EXPECT_EQ(Count(Exchange(1, {{trigger, 9, 2}})), 0u);
-  EXPECT_EQ(Ack(worker, 1, 2), 0u);
+  EXPECT_EQ(AckRange(worker, 1, 2), 0u);
   EXPECT_EQ(Count(Exchange(0)) + Count(Exchange(1)), 0u);
-  EXPECT_EQ(Ack(worker, 3, 3), 0u);
+  EXPECT_EQ(AckRange(worker, 3, 3), 0u);
   for (std::uint64_t handle = 4; handle <= 5; ++handle) {
     const std::vector<Grant> grants = Exchange(1);
     ASSERT_THAT(grants, SizeIs(1));
     EXPECT_TRUE(grants[0].alone);
     DeliverAll(grants, 1);
-    EXPECT_EQ(Ack(worker, handle, handle), 0u);
+    EXPECT_EQ(AckRange(worker, handle, handle), 0u);
   }
   EXPECT_EQ(Count(Exchange(1)), 3u);
 }
