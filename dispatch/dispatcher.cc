@@ -20,7 +20,7 @@ FunctionState& Dispatcher::Impl::Function(std::string_view name) {
   return *found->second;
 }
 
-PartitionState& Dispatcher::Impl::Partition(PartitionId id) { return partitions[id]; }
+PartitionDemand& Dispatcher::Impl::Partition(PartitionId id) { return partitions[id]; }
 
 SessionLoad& Dispatcher::Impl::LoadOf(const WorkerSession& session) const {
   return session.impl_->load;
@@ -341,7 +341,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
 }
 
 void Dispatcher::Impl::WakePartition(PartitionId id, Wakes& wakes) {
-  PartitionState& partition = Partition(id);
+  PartitionDemand& partition = Partition(id);
   if (partition.woken) return;
   partition.woken = true;
   wakes.push_back(id);
@@ -489,7 +489,7 @@ void Dispatcher::Exchange(PartitionId partition, std::span<const ReadyOffer> off
   Impl::Wakes wakes;
   {
     MutexLock lock(impl_->mutex);
-    PartitionState& state = impl_->Partition(partition);
+    PartitionDemand& state = impl_->Partition(partition);
     state.woken = false;
     for (const ReadyOffer& offer : offers) {
       TOCSIN_CHECK(offer.trigger.value() < impl_->triggers.size());

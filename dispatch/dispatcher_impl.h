@@ -110,7 +110,7 @@ struct FunctionState {
   WorkerSession* reserved = nullptr;
 };
 
-struct PartitionState {
+struct PartitionDemand {
   std::vector<FunctionPartition*> pending;
   bool woken = false;
 };
@@ -130,7 +130,7 @@ struct Dispatcher::Impl {
   // With `mutex` held; partitions to wake are added to `wakes`.
   using Wakes = std::vector<PartitionId>;
   FunctionState& Function(std::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  PartitionState& Partition(PartitionId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  PartitionDemand& Partition(PartitionId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void MarkPending(FunctionPartition& fp) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void WaitingChanged(FunctionPartition& fp) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Link(Demand& demand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
@@ -172,7 +172,7 @@ struct Dispatcher::Impl {
   absl::flat_hash_map<std::string, TriggerNumber> trigger_numbers ABSL_GUARDED_BY(mutex);
   std::map<std::string, std::unique_ptr<FunctionState>, std::less<>> functions
       ABSL_GUARDED_BY(mutex);
-  std::map<PartitionId, PartitionState> partitions ABSL_GUARDED_BY(mutex);
+  std::map<PartitionId, PartitionDemand> partitions ABSL_GUARDED_BY(mutex);
   std::vector<std::shared_ptr<WorkerSession>> sessions ABSL_GUARDED_BY(mutex);
   std::uint64_t last_session ABSL_GUARDED_BY(mutex) = 0;
   bool draining ABSL_GUARDED_BY(mutex) = false;

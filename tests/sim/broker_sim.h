@@ -1,0 +1,44 @@
+// BrokerSim: whole brokers (real partitions, shards, routing, queues, dispatcher) on the journal in
+// memory, with simulated workers and publishers, in one thread from one seed.
+//
+// Fault model: the broker crashes at any step (appends that are not durable are lost, also in the
+// middle of recovery); appends are held back or refused for want of space; workers die with or
+// without having started, answer late, twice, for unknown handles, or never; functions fail,
+// reject, drop, emit; triggers are reloaded, detached and put back, paused; keys are hot, poisoned
+// or parked. Classes of events are switched off at random per run (swarm testing).
+//
+// Checked at every step: one lease per (trigger, key); per key the first leases follow the journal's
+// order within an epoch; nothing leased before it was durable; books balance. After quiesce: every
+// answered event ended once per trigger, nothing pending, attempts within the policy.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace tocsin {
+
+// A defect on purpose, which a run must find.
+enum class SimCanary { kNone, kAnswerEarly };
+
+struct BrokerSimOptions {
+  std::uint64_t seed = 1;
+  std::uint32_t steps = 400;
+  SimCanary canary = SimCanary::kNone;
+  bool trace = false;
+};
+
+struct BrokerSimResult {
+  std::string failure;  // empty: clean
+  std::uint64_t published = 0;
+  std::uint64_t delivered = 0;
+  std::uint64_t crashes = 0;
+  std::uint64_t letters = 0;
+  std::uint64_t redriven = 0;
+  std::uint64_t emitted = 0;
+};
+
+BrokerSimResult RunBrokerSim(const BrokerSimOptions& options);
+
+}  // namespace tocsin
