@@ -461,7 +461,6 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   PumpScans();
   Flush();
   ExchangeAndDeliver();
-  PumpScans();
   Flush();  // what expired while it was taken
   if (closing && close_done && in_flight.empty() && !checkpoint && !checkpoint_writing &&
       fetches == 0) {

@@ -509,6 +509,9 @@ void Partition::Impl::DeliverTo(Fetch fetch) {
     const Offset offset = lease.candidate.offset;
     if (batch == nullptr || offset < batch->base || !(offset < batch->end())) {
       batch = cache.Find(offset);
+      for (const auto& read : fetch.batches) {
+        if (!(offset < read->base) && offset < read->end()) batch = read;
+      }
     }
     if (batch == nullptr || !DecodeEvent(batch->Record(offset), record).ok()) {
       missing.leases.push_back(lease);
@@ -557,6 +560,7 @@ void Partition::Impl::FetchMissing(Fetch fetch) {
                        --fetches;
                        BeginIfNeeded();
                        bool found = false;
+                       fetch.batches.clear();
                        if (result.ok()) {
                          for (StoredBatch& stored : result->batches) {
                            if (stored.event_count == 0) continue;
@@ -566,7 +570,7 @@ void Partition::Impl::FetchMissing(Fetch fetch) {
                            cached.body = stored.body;
                            if (!IndexEvents(*stored.body, cached.events).ok()) continue;
                            found = found || (!(first < cached.base) && first < cached.end());
-                           cache.Add(std::move(cached));
+                           fetch.batches.push_back(cache.Add(std::move(cached)));
                          }
                        }
                        Runtime* runtime = RuntimeOf(fetch.trigger);

@@ -83,6 +83,8 @@ struct Partition::Impl {
     Grant grant;
     std::vector<Lease> leases;
     TriggerOrdinal trigger;
+    // What was read for it: the cache may have let it go again.
+    std::vector<std::shared_ptr<const CachedBatch>> batches;
   };
 
   Impl(const PartitionOptions& options_in, const Ports& ports_in);

@@ -139,9 +139,7 @@ class Sim final : public PartitionObserver {
     }
     Fail("the broker does not come to rest");
   }
-  void Advance(Duration by) {
-    clock_.Advance(by);
-  }
+  void Advance(Duration by) { clock_.Advance(by); }
   void Start();
   void Crash();
   void Publish();
@@ -174,14 +172,14 @@ class Sim final : public PartitionObserver {
 
   // shadow
   std::uint64_t next_number_ = 0;
-  std::map<std::uint64_t, bool> answered_;                  // published number -> answered OK
-  std::map<std::string, std::uint32_t> executions_;         // delivery id -> executions
-  std::map<std::string, std::string> outcome_;              // delivery id -> last answer given
+  std::map<std::uint64_t, bool> answered_;           // published number -> answered OK
+  std::map<std::string, std::uint32_t> executions_;  // delivery id -> executions
+  std::map<std::string, std::string> outcome_;       // delivery id -> last answer given
   std::map<std::pair<std::string, std::string>, std::string> leased_;  // (trigger, key) -> delivery
-  std::map<std::string, std::uint64_t> first_lease_;        // trigger/key/epoch -> highest offset
+  std::map<std::string, std::uint64_t> first_lease_;  // trigger/key/epoch -> highest offset
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> payload_;  // offset -> event id
-  std::map<std::string, int> executed_events_;              // "trigger event-id" -> executions
-  std::set<std::string> final_;  // settlements whose durability was confirmed
+  std::map<std::string, int> executed_events_;  // "trigger event-id" -> executions
+  std::set<std::string> final_;                 // settlements whose durability was confirmed
   Instant last_expiry_check_{};
 };
 
@@ -385,9 +383,13 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   } else {
     frame.acked.push_back({held.handle, held.handle});
     ++executed_events_[held.trigger + " " + std::string(view.id)];
-    (void)worker.session->OnAnswers(frame, clock_.Monotonic(), [this, mark] {
-      final_.insert(mark);
-    });
+    // A stale answer settles nothing, and neither does one whose trigger was detached meanwhile.
+    auto stale = std::make_shared<bool>(true);
+    if (worker.session->OnAnswers(frame, clock_.Monotonic(), [this, mark, stale] {
+          if (!*stale) final_.insert(mark);
+        }) == 0) {
+      *stale = reloads_;
+    }
     return;
   }
   if (std::holds_alternative<Ack>(answer.outcome)) {
@@ -429,11 +431,12 @@ void Sim::CheckBooks(bool drained) {
         }
         if (drained && books.pending > 0 && books.parked_keys == 0 &&
             books.state == TriggerState::kActive) {
-          Fail(fmt::format("{} on {}: {} pending after quiesce (ready {}, leased {}, delayed {}, "
-                           "skipped keys {}, floor {}, end {})",
-                           books.name, snapshot.id.value(), books.pending, books.ready,
-                           books.leased, books.delayed, books.skipped_keys, books.floor.value(),
-                           snapshot.durable_end.value()));
+          Fail(
+              fmt::format("{} on {}: {} pending after quiesce (ready {}, leased {}, delayed {}, "
+                          "skipped keys {}, floor {}, end {})",
+                          books.name, snapshot.id.value(), books.pending, books.ready, books.leased,
+                          books.delayed, books.skipped_keys, books.floor.value(),
+                          snapshot.durable_end.value()));
         }
       }
     }
@@ -484,7 +487,7 @@ void Sim::Quiesce() {
   PumpAll();
   deaths_ = false;
   Attach();
-  for (int round = 0; round < 400 && result_.failure.empty(); ++round) {
+  for (int round = 0; round < 4000 && result_.failure.empty(); ++round) {
     PumpAll();
     bool busy = false;
     for (const auto& worker : workers_) {
@@ -496,6 +499,7 @@ void Sim::Quiesce() {
       }
     }
     PumpAll();
+    if (options_.trace) fmt::print("round {} busy {}\n", round, busy);
     if (!busy) {
       if (round % 20 == 19) Letters(true);
       Advance(std::chrono::milliseconds(500));
@@ -546,9 +550,9 @@ BrokerSimResult Sim::Run() {
       for (const SimWorker::Held& held : worker->held) {
         EventView view;
         (void)ParseEvent(held.event, view);
-        leased_.erase({fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger,
-                                   view.PartitionKey()),
-                       ""});
+        leased_.erase(
+            {fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger, view.PartitionKey()),
+             ""});
       }
       life_->dispatcher.Detach(worker->session, Chance(30));
       workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(index));

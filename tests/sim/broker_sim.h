@@ -7,9 +7,10 @@
 // reject, drop, emit; triggers are reloaded, detached and put back, paused; keys are hot, poisoned
 // or parked. Classes of events are switched off at random per run (swarm testing).
 //
-// Checked at every step: one lease per (trigger, key); per key the first leases follow the journal's
-// order within an epoch; nothing leased before it was durable; books balance. After quiesce: every
-// answered event ended once per trigger, nothing pending, attempts within the policy.
+// Checked at every step: one lease per (trigger, key); per key the first leases follow the
+// journal's order within an epoch; nothing leased before it was durable; books balance. After
+// quiesce: every answered event ended once per trigger, nothing pending, attempts within the
+// policy.
 
 #pragma once
 

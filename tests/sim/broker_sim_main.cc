@@ -22,7 +22,8 @@ int main(int argc, char** argv) {
     const char* value = i + 1 < argc ? argv[i + 1] : "0";
     if (flag == "--seeds") seeds = std::strtoull(value, nullptr, 10);
     if (flag == "--first-seed") first = std::strtoull(value, nullptr, 10);
-    if (flag == "--steps") options.steps = static_cast<std::uint32_t>(std::strtoul(value, nullptr, 10));
+    if (flag == "--steps")
+      options.steps = static_cast<std::uint32_t>(std::strtoul(value, nullptr, 10));
     if (flag == "--canary") options.canary = tocsin::SimCanary::kAnswerEarly;
     if (flag == "--trace") options.trace = true;
   }
@@ -45,10 +46,11 @@ int main(int argc, char** argv) {
     }
     if (options.canary != tocsin::SimCanary::kNone) break;
   }
-  fmt::print("{} seeds, {} failures: {} published, {} delivered, {} crashes, {} letters seen, "
-             "{} redriven, {} emitted\n",
-             seeds, failures, total.published, total.delivered, total.crashes, total.letters,
-             total.redriven, total.emitted);
+  fmt::print(
+      "{} seeds, {} failures: {} published, {} delivered, {} crashes, {} letters seen, "
+      "{} redriven, {} emitted\n",
+      seeds, failures, total.published, total.delivered, total.crashes, total.letters,
+      total.redriven, total.emitted);
   if (options.canary != tocsin::SimCanary::kNone) return failures > 0 ? 0 : 1;
   return failures > 0 ? 1 : 0;
 }
