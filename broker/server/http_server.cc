@@ -10,6 +10,8 @@
 #include <boost/beast/http.hpp>
 #include <boost/beast/version.hpp>
 #include <charconv>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "broker/base/thread_executor.h"
@@ -25,40 +27,30 @@ using boost::system::error_code;
 // Accept again only after this when the process has no descriptor left.
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);
 
+// `127.0.0.1:7421`, `[::1]:0`, `localhost:7421`.
+std::optional<asio::ip::tcp::endpoint> ParseEndpoint(std::string_view text) {
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return std::nullopt;
+  std::string host(text.substr(0, colon));
+  const std::string_view digits = text.substr(colon + 1);
+  std::uint16_t port = 0;
+  const auto [rest, failed] = std::from_chars(digits.begin(), digits.end(), port);
+  if (digits.empty() || failed != std::errc() || rest != digits.end()) return std::nullopt;
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  if (host == "localhost") host = "127.0.0.1";
+  error_code error;
+  const asio::ip::address address = asio::ip::make_address(host, error);
+  if (error) return std::nullopt;
+  return asio::ip::tcp::endpoint(address, port);
+}
+
 std::string View(beast::string_view text) { return {text.data(), text.size()}; }
 
 }  // namespace
 
-std::optional<HostPort> ParseHostPort(const std::string& address) {
-  const std::size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0) return std::nullopt;
-  HostPort result;
-  result.host = address.substr(0, colon);
-  if (result.host.front() == '[') {
-    if (result.host.back() != ']') return std::nullopt;
-    result.host = result.host.substr(1, result.host.size() - 2);
-  } else if (result.host.find(':') != std::string::npos) {
-    return std::nullopt;
-  }
-  const char* begin = address.data() + colon + 1;
-  const char* end = address.data() + address.size();
-  const auto [rest, error] = std::from_chars(begin, end, result.port);
-  if (error != std::errc() || rest != end || begin == end) return std::nullopt;
-  return result;
-}
-
-bool IsLoopback(const std::string& host) {
-  if (host == "localhost") return true;
-  error_code error;
-  const asio::ip::address address = asio::ip::make_address(host, error);
-  if (error) return false;
-  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
-    return asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6()).is_loopback();
-  }
-  return address.is_loopback();
-}
-
-struct HttpServer::Impl {
+struct HttpServer::Impl : public std::enable_shared_from_this<HttpServer::Impl> {
   class Connection;
 
   Impl(const HttpLimits& limits_in, const Clock& clock, Handler handler_in)
@@ -69,29 +61,37 @@ struct HttpServer::Impl {
         thread("http", clock) {}
 
   void Accept();
+  void Answer(std::uint64_t ticket, HttpReply reply);
 
   const HttpLimits limits;
   const Handler handler;
   std::string address;
   std::uint16_t port = 0;
 
+  bool stopped = false;  // touched by the owner
+
   // Everything below is touched by `thread` alone once it runs.
+  std::size_t connections = 0;
+  std::uint64_t next_ticket = 0;
   asio::io_context context{1};
   asio::ip::tcp::acceptor acceptor;
   asio::steady_timer pause;
-  std::size_t connections = 0;
-  bool stopped = false;  // touched by the owner
+  // Connections whose answer is still to come.
+  std::map<std::uint64_t, std::shared_ptr<Connection>> waiting;
 
   ThreadExecutor thread;  // last: it ends before what it uses
 };
 
-class HttpServer::Impl::Connection : public std::enable_shared_from_this<Connection> {
+class HttpServer::Impl::Connection
+    : public std::enable_shared_from_this<HttpServer::Impl::Connection> {
  public:
   Connection(Impl& server, asio::ip::tcp::socket socket)
       : server_(server), stream_(std::move(socket)) {
     ++server_.connections;
   }
   ~Connection() { --server_.connections; }
+
+  void Write(HttpReply reply);
 
   void Read(bool first) {
     parser_.emplace();
@@ -127,31 +127,17 @@ class HttpServer::Impl::Connection : public std::enable_shared_from_this<Connect
       seen.authorization = View(field->value());
     }
     stream_.expires_never();
-    // The answer may come from another thread, and after the server has stopped: then nothing
-    // runs it any more.
-    server_.handler(
-        seen, [self = shared_from_this(), executor = stream_.get_executor()](HttpReply reply) {
-          asio::post(executor,
-                     [self, reply = std::move(reply)]() mutable { self->Write(std::move(reply)); });
-        });
-  }
-
-  void Write(HttpReply reply) {
-    response_.emplace(static_cast<http::status>(reply.status), 11);
-    response_->set(http::field::server, "tocsin");
-    response_->set(http::field::content_type, reply.content_type);
-    response_->set(http::field::cache_control, "no-store");
-    if (reply.status == 405) response_->set(http::field::allow, "GET, HEAD");
-    response_->keep_alive(keep_alive_);
-    const std::size_t bytes = reply.body.size();
-    if (!head_only_) response_->body() = std::move(reply.body);
-    response_->content_length(bytes);
-    stream_.expires_after(server_.limits.request_within);
-    http::async_write(stream_, *response_,
-                      [self = shared_from_this()](error_code error, std::size_t) {
-                        if (error || !self->keep_alive_) return self->Close();
-                        self->Read(false);
-                      });
+    const std::uint64_t ticket = server_.next_ticket++;
+    server_.waiting.emplace(ticket, shared_from_this());
+    // The answer may come from another thread, and after the server has gone.
+    server_.handler(seen, [weak = server_.weak_from_this(), ticket](HttpReply reply) {
+      const std::shared_ptr<Impl> server = weak.lock();
+      if (server == nullptr) return;
+      // Its thread runs what is posted, and is over before the context is.
+      asio::post(server->context, [raw = server.get(), ticket, reply = std::move(reply)]() mutable {
+        raw->Answer(ticket, std::move(reply));
+      });
+    });
   }
 
   void Close() {
@@ -168,6 +154,32 @@ class HttpServer::Impl::Connection : public std::enable_shared_from_this<Connect
   bool keep_alive_ = false;
   bool head_only_ = false;
 };
+
+void HttpServer::Impl::Connection::Write(HttpReply reply) {
+  response_.emplace(static_cast<http::status>(reply.status), 11);
+  response_->set(http::field::server, "tocsin");
+  response_->set(http::field::content_type, reply.content_type);
+  response_->set(http::field::cache_control, "no-store");
+  if (reply.status == 405) response_->set(http::field::allow, "GET, HEAD");
+  response_->keep_alive(keep_alive_);
+  const std::size_t bytes = reply.body.size();
+  if (!head_only_) response_->body() = std::move(reply.body);
+  response_->content_length(bytes);
+  stream_.expires_after(server_.limits.request_within);
+  http::async_write(stream_, *response_,
+                    [self = shared_from_this()](error_code error, std::size_t) {
+                      if (error || !self->keep_alive_) return self->Close();
+                      self->Read(false);
+                    });
+}
+
+void HttpServer::Impl::Answer(std::uint64_t ticket, HttpReply reply) {
+  const auto entry = waiting.find(ticket);
+  if (entry == waiting.end()) return;
+  const std::shared_ptr<Connection> connection = std::move(entry->second);
+  waiting.erase(entry);
+  connection->Write(std::move(reply));
+}
 
 void HttpServer::Impl::Accept() {
   acceptor.async_accept([this](error_code error, asio::ip::tcp::socket socket) {
@@ -187,36 +199,32 @@ void HttpServer::Impl::Accept() {
   });
 }
 
-HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+HttpServer::HttpServer(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 HttpServer::~HttpServer() { Stop(); }
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
                                                               const HttpLimits& limits,
                                                               const Clock& clock, Handler handler) {
-  const std::optional<HostPort> parsed = ParseHostPort(address);
   error_code error;
-  asio::ip::address host;
-  if (parsed) {
-    host = asio::ip::make_address(parsed->host == "localhost" ? "127.0.0.1" : parsed->host, error);
-  }
-  if (!parsed || error) {
+  const std::optional<asio::ip::tcp::endpoint> endpoint = ParseEndpoint(address);
+  if (!endpoint) {
     return absl::InvalidArgumentError(
         fmt::format("`{}` is not an address and a port, such as 127.0.0.1:7421", address));
   }
-  auto impl = std::make_unique<Impl>(limits, clock, std::move(handler));
-  const asio::ip::tcp::endpoint endpoint(host, parsed->port);
-  impl->acceptor.open(endpoint.protocol(), error);
+  auto impl = std::make_shared<Impl>(limits, clock, std::move(handler));
+  impl->acceptor.open(endpoint->protocol(), error);
   if (!error) impl->acceptor.set_option(asio::socket_base::reuse_address(true), error);
-  if (!error) impl->acceptor.bind(endpoint, error);
+  if (!error) impl->acceptor.bind(*endpoint, error);
   if (!error) impl->acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error) {
     return absl::FailedPreconditionError(
         fmt::format("T0202: cannot listen on {}: {}", address, error.message()));
   }
   impl->port = impl->acceptor.local_endpoint().port();
-  impl->address = fmt::format(
-      "{}:{}", host.is_v6() ? "[" + host.to_string() + "]" : host.to_string(), impl->port);
+  const std::string host = endpoint->address().to_string();
+  impl->address =
+      fmt::format("{}:{}", endpoint->address().is_v6() ? "[" + host + "]" : host, impl->port);
   impl->Accept();
   impl->thread.Post([raw = impl.get()] { raw->context.run(); });
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

@@ -58,17 +58,8 @@ class HttpServer {
 
  private:
   struct Impl;
-  explicit HttpServer(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit HttpServer(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
 };
-
-// Splits `host:port` or `[v6]:port`; nullopt if it is neither.
-struct HostPort {
-  std::string host;
-  std::uint16_t port = 0;
-};
-std::optional<HostPort> ParseHostPort(const std::string& address);
-// Whether only this machine can reach it: 127.0.0.0/8, ::1, localhost.
-bool IsLoopback(const std::string& host);
 
 }  // namespace tocsin

@@ -1,0 +1,106 @@
+// AdminService: tocsin.v1.Admin over gRPC's callback API: what is seen and done by the command.
+//
+// Everything it shows comes from snapshots that the partitions take on their own threads, gathered
+// per trigger over all partitions; everything it does is control work on each partition.
+//
+// Threading: handlers run on gRPC's threads and never block; answers come from the partitions'
+// executors. Shards, dispatcher, host, executor and clock outlive the service; calls under way end
+// before the shards close.
+
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "broker/base/clock.h"
+#include "broker/base/executor.h"
+#include "broker/partition/shards.h"
+#include "dispatch/dispatcher.h"
+#include "tocsin/v1/admin.grpc.pb.h"
+
+namespace tocsin {
+
+struct ReloadReport {
+  std::vector<std::string> changes;
+  std::vector<std::string> errors;  // not empty: nothing was changed
+};
+
+// Port: what only the composition root knows. Thread-safe; the methods do not block.
+class AdminHost {
+ public:
+  virtual ~AdminHost() = default;
+  // The fields of the process and its disk; partitions and workers are filled in by the service.
+  virtual void DescribeProcess(v1::StatusResponse& response) const = 0;
+  // Every configured source that is no schedule, one entry per lane.
+  virtual void DescribeSources(v1::ListSourcesResponse& response) const = 0;
+  virtual void Reload(absl::AnyInvocable<void(ReloadReport)> done) = 0;
+};
+
+class AdminService final : public v1::Admin::CallbackService {
+ public:
+  using Authorize =
+      std::function<absl::Status(const grpc::ServerContextBase& context, std::string_view object)>;
+  struct Ports {
+    Shards& shards;
+    Dispatcher& dispatcher;
+    AdminHost& host;
+    Executor& executor;  // for pauses between steps
+    const Clock& clock;
+  };
+
+  AdminService(const Ports& ports, Authorize authorize);
+
+  // Streams under way end with UNAVAILABLE at their next step.
+  void Drain() { draining_.store(true); }
+
+  grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context,
+                                   const v1::StatusRequest* request,
+                                   v1::StatusResponse* response) override;
+  grpc::ServerUnaryReactor* ListTriggers(grpc::CallbackServerContext* context,
+                                         const v1::ListTriggersRequest* request,
+                                         v1::ListTriggersResponse* response) override;
+  grpc::ServerUnaryReactor* SetTriggerState(grpc::CallbackServerContext* context,
+                                            const v1::SetTriggerStateRequest* request,
+                                            v1::SetTriggerStateResponse* response) override;
+  grpc::ServerUnaryReactor* ListSources(grpc::CallbackServerContext* context,
+                                        const v1::ListSourcesRequest* request,
+                                        v1::ListSourcesResponse* response) override;
+  grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context,
+                                        const v1::ListWorkersRequest* request,
+                                        v1::ListWorkersResponse* response) override;
+  grpc::ServerWriteReactor<v1::Letter>* ListLetters(grpc::CallbackServerContext* context,
+                                                    const v1::ListLettersRequest* request) override;
+  grpc::ServerWriteReactor<v1::CloseLettersProgress>* CloseLetters(
+      grpc::CallbackServerContext* context, const v1::CloseLettersRequest* request) override;
+  grpc::ServerUnaryReactor* Reload(grpc::CallbackServerContext* context,
+                                   const v1::ReloadRequest* request,
+                                   v1::ReloadResponse* response) override;
+  grpc::ServerWriteReactor<v1::TailEvent>* Tail(grpc::CallbackServerContext* context,
+                                                const v1::TailRequest* request) override;
+
+ private:
+  // The reactor of a unary call; null when the call was refused and `*refused` is its reactor.
+  grpc::ServerUnaryReactor* Admit(grpc::CallbackServerContext* context, std::string_view object,
+                                  grpc::ServerUnaryReactor** refused);
+
+  const Ports ports_;
+  const Authorize authorize_;
+  std::atomic<bool> draining_{false};
+};
+
+// The books of one trigger over all partitions, by name, sorted. `now` is for the oldest's age.
+std::vector<v1::TriggerStatus> GatherTriggers(const std::vector<PartitionSnapshot>& snapshots,
+                                              const Dispatcher& dispatcher, WallTime now);
+
+std::string_view TriggerStateName(TriggerState state);
+
+}  // namespace tocsin
