@@ -88,7 +88,16 @@ absl::Status Chain::ReadSegments(std::vector<Found>& all) {
         TOCSIN_ASSIGN_OR_RETURN(const std::uint64_t size, (*file)->Size());
         TOCSIN_ASSIGN_OR_RETURN(const std::string bytes, ReadRange(**file, 0, size));
         auto index = DecodeSegmentIndex(bytes);
-        if (index && index->first == found.first && index->end <= found.limit() &&
+        std::string last;
+        if (index && index->last_position > found.first && index->last_position < found.limit()) {
+          const std::uint64_t place = index->last_position - found.first;
+          TOCSIN_ASSIGN_OR_RETURN(last, ReadRange(*found.file, place, place + kBatchHeaderBytes));
+        }
+        BatchHeader header;
+        if (index &&
+            DecodeBatchHeader(AsBytes(last), index->last_position, header) == HeaderCheck::kValid &&
+            header.header_crc == index->last_header_crc && index->first == found.first &&
+            index->end <= found.limit() &&
             index->last_header_crc == next->first_batch->prev_header_crc) {
           found.index = *std::move(index);
           found.from_index = true;

@@ -41,6 +41,7 @@ void SegmentIndex::Add(const BatchHeader& header) {
   partition.next_offset = std::max(partition.next_offset, header.base_offset + header.event_count);
   partition.append_time_us = header.append_time_us;
   end = header.end();
+  last_position = header.log_position;
   last_header_crc = header.header_crc;
   synced_through = std::max(synced_through, header.synced_through);
   ++batches;
@@ -62,6 +63,7 @@ std::string EncodeSegmentIndex(const SegmentIndex& index) {
   std::string out(kIndexMagic);
   Put(out, index.first);
   Put(out, index.end);
+  Put(out, index.last_position);
   Put(out, index.last_header_crc);
   Put(out, index.synced_through);
   Put(out, index.batches);
@@ -91,8 +93,9 @@ std::optional<SegmentIndex> DecodeSegmentIndex(std::string_view bytes) {
   bytes = bytes.substr(kIndexMagic.size(), bytes.size() - kIndexMagic.size() - 4);
   SegmentIndex index;
   std::uint32_t partitions = 0;
-  if (!Get(bytes, index.first) || !Get(bytes, index.end) || !Get(bytes, index.last_header_crc) ||
-      !Get(bytes, index.synced_through) || !Get(bytes, index.batches) || !Get(bytes, partitions)) {
+  if (!Get(bytes, index.first) || !Get(bytes, index.end) || !Get(bytes, index.last_position) ||
+      !Get(bytes, index.last_header_crc) || !Get(bytes, index.synced_through) ||
+      !Get(bytes, index.batches) || !Get(bytes, partitions)) {
     return std::nullopt;
   }
   for (std::uint32_t i = 0; i < partitions; ++i) {

@@ -1,8 +1,8 @@
 // SegmentIndex: what recovery and Locate() need to know about one segment without reading it.
 //
 // It grows in memory while the segment is written, and is saved beside it (`.idx`, with a CRC) when
-// the segment is closed. A file is a help, never an authority: it is used only if its last header's
-// CRC is the one that the next segment's first batch names, else rebuilt from the log.
+// the segment is closed. A file is a help, never an authority: it is used only if the last batch it
+// knows is there, and is the one that the next segment's first batch names; else it is rebuilt.
 
 #pragma once
 
@@ -36,7 +36,8 @@ struct SegmentIndex {
   };
 
   std::uint64_t first = 0;
-  std::uint64_t end = 0;  // just after the last batch
+  std::uint64_t end = 0;            // just after the last batch
+  std::uint64_t last_position = 0;  // of the last batch
   std::uint32_t last_header_crc = 0;
   std::uint64_t synced_through = 0;  // the highest of any batch
   std::uint64_t batches = 0;
