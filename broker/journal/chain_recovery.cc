@@ -196,6 +196,9 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
           partition.next_offset =
               std::max(partition.next_offset, bad->header->base_offset + bad->header->event_count);
         }
+        // Damage may run into a torn tail; they part at S, where a group began.
+        torn = bad->to > cut.synced_through;
+        if (torn) bad->to = cut.synced_through;
         cut.end = bad->to;
         ++damaged_ranges_;
         warnings_.push_back(
@@ -207,6 +210,7 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
                               bad->header->base_offset + bad->header->event_count)
                 : fmt::format("{}: the bytes from {} to {} are damaged; what follows is served",
                               Path(SegmentName(found.first)), bad->from, bad->to));
+        if (torn) return;
       }
     };
     for (const BatchHeader& header : found.scan.batches) {
