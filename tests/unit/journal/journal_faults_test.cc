@@ -217,6 +217,31 @@ TEST(JournalFaultsTest, F7AFlippedBitCostsOneBatchIsReportedAndNeverServed) {
   }
 }
 
+// Two faults side by side: without the border at S, batches that were never synced are served.
+TEST(JournalFaultsTest, DamageThatRunsIntoATornTailIsCutAtSyncedThrough) {
+  JournalRig rig;
+  rig.StartAndOpen();
+  const auto damaged = rig.Append("damaged");
+  ASSERT_TRUE(damaged.ok());
+  std::vector<AppendResult> group;
+  for (int i = 0; i < 2; ++i) {
+    rig.journal->Append(rig.Batch("unsynced"), [&group](auto r) { group.push_back(*r); });
+  }
+  rig.Run();
+  ASSERT_EQ(group.size(), 2u);
+  rig.Kill();
+  for (const JournalPosition position : {damaged->position, group[0].position}) {
+    const auto [path, place] = rig.Place(position);
+    rig.fs.FlipBit(path, place + 9, 0);
+  }
+  ASSERT_TRUE(rig.Restart().ok());
+  EXPECT_EQ(rig.journal->Info().durable_end, damaged->end);
+  EXPECT_GT(rig.journal->Info().cut_bytes, 0u);
+  ASSERT_TRUE(rig.Open().ok());
+  EXPECT_TRUE(rig.Texts().empty());
+  EXPECT_EQ(rig.ReadAll().unreadable.size(), 1u);
+}
+
 TEST(JournalFaultsTest, F8AnIndexIsRebuiltFromTheLogAndNeverTrustedOverIt) {
   JournalRig rig;
   rig.StartAndOpen();
