@@ -69,6 +69,9 @@ struct Running {
   std::size_t emitted_bytes = 0;
 };
 
+// Notes the lease in `running`.
+void GrantLease(Running& running, TimePoint from, std::int64_t lease_ms);
+
 // The text as valid UTF-8 of at most 4 KiB: a protobuf string must be, or the broker ends the
 // stream, and an error message may be anything.
 std::string CleanText(std::string_view text);

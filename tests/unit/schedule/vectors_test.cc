@@ -1,8 +1,9 @@
-// Cron cases of other projects (argument 1: their folder), where their dialect is ours.
+// Cron cases of other projects, where their dialect is ours.
+
+#include "tests/support/vectors.h"
 
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -12,14 +13,6 @@
 
 namespace tocsin {
 namespace {
-
-std::string vectors_dir;  // NOLINT: set by main()
-
-nlohmann::json Load(const std::string& name) {
-  std::ifstream file(vectors_dir + "/" + name);
-  EXPECT_TRUE(file.good()) << name;
-  return nlohmann::json::parse(file);
-}
 
 std::vector<std::string> Fields(const std::string& expression) {
   std::istringstream in(expression);
@@ -46,7 +39,7 @@ ScheduleSpec Spec(const std::string& cron, const std::string& timezone = "UTC") 
 
 TEST(CronVectorsTest, NextInstantsAgreeWithCronos) {
   int compared = 0;
-  for (const nlohmann::json& test : Load("cronos_next.json")) {
+  for (const nlohmann::json& test : ReadVectors("cron/cronos_next.json")) {
     const std::string expression = test.at("expr");
     const std::vector<std::string> fields = Fields(expression);
     // A stable hash is not comparable; through a gap, wildcard hours follow our wall clock.
@@ -85,7 +78,7 @@ TEST(CronVectorsTest, NextInstantsAgreeWithCronos) {
 
 TEST(CronVectorsTest, ExpressionsRefusedByCronosAreRefused) {
   int refused = 0;
-  for (const nlohmann::json& test : Load("cronos_invalid.json")) {
+  for (const nlohmann::json& test : ReadVectors("cron/cronos_invalid.json")) {
     const std::string expression = test.at("expr");
     if (Fields(expression).size() == 7) continue;  // Cronos has no year
     EXPECT_FALSE(Schedule::Parse(Spec(expression)).ok()) << expression;
@@ -95,7 +88,7 @@ TEST(CronVectorsTest, ExpressionsRefusedByCronosAreRefused) {
 }
 
 TEST(CronVectorsTest, EquivalentExpressionsHaveTheSameInstants) {
-  for (const nlohmann::json& test : Load("cronos_equivalence.json")) {
+  for (const nlohmann::json& test : ReadVectors("cron/cronos_equivalence.json")) {
     if (!test.contains("equal")) continue;
     const std::string left = test.at("left");
     const std::string right = test.at("right");
@@ -118,7 +111,7 @@ TEST(CronVectorsTest, EquivalentExpressionsHaveTheSameInstants) {
 }
 
 TEST(CronVectorsTest, QuartzYearsAndLastDays) {
-  for (const nlohmann::json& test : Load("quartz.json")) {
+  for (const nlohmann::json& test : ReadVectors("cron/quartz.json")) {
     if (test.at("kind") != "satisfied_by") continue;
     SCOPED_TRACE(test.dump());
     const auto schedule = Schedule::Parse(Spec(test.at("expr")));
@@ -131,10 +124,3 @@ TEST(CronVectorsTest, QuartzYearsAndLastDays) {
 
 }  // namespace
 }  // namespace tocsin
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  if (argc != 2) return 2;
-  tocsin::vectors_dir = argv[1];
-  return RUN_ALL_TESTS();
-}

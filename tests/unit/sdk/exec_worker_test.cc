@@ -2,10 +2,13 @@
 
 #include "sdk/cpp/exec_worker.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <thread>  // Run() blocks, so it needs a thread of the test's
@@ -79,9 +82,12 @@ TEST_F(ExecWorkerTest, TheCommandGetsTheEventAndItsCircumstances) {
 }
 
 TEST_F(ExecWorkerTest, CancelKillsTheWholeGroup) {
-  const auto session = Run(R"(
-    if [ "$CE_ID" = 1 ]; then sleep 1000 & wait; fi)");
+  const std::string fifo = testing::TempDir() + "/sdk-exec-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  const auto session = Run("if [ \"$CE_ID\" = 1 ]; then : >" + fifo + "; sleep 1000 & wait; fi");
   session->Deliver("run", 1);
+  close(open(fifo.c_str(), O_RDONLY));  // comes back when the command runs
+  unlink(fifo.c_str());
   session->Cancel(1);
   session->Deliver("run", 2);
   EXPECT_THAT(session->Acked(1), ElementsAre(2));

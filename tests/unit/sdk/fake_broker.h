@@ -200,7 +200,7 @@ class FakeBroker {
   }
   void Stop() {
     if (server_ != nullptr) {
-      server_->Shutdown(std::chrono::system_clock::now());
+      server_->Shutdown(gpr_inf_past(GPR_CLOCK_REALTIME));
       server_.reset();
     }
   }

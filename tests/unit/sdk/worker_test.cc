@@ -190,9 +190,11 @@ TEST_F(WorkerTest, NeverRunsMoreThanItsConcurrencyAndReportsWhatIsStarted) {
 
 TEST_F(WorkerTest, CancelReachesTheHandlerAndItsAnswerIsNotSent) {
   Worker worker("orders", Options());
+  TestQueue<int> begun;
   TestQueue<int> cancelled;
   worker.On("charge", [&](const Event& event, Context& context) {
     if (event.id() == "1") {
+      begun.Push(1);
       std::latch over(1);
       context.OnCancel([&over] { over.count_down(); });
       over.wait();
@@ -203,6 +205,7 @@ TEST_F(WorkerTest, CancelReachesTheHandlerAndItsAnswerIsNotSent) {
   });
   const auto session = Run(worker);
   session->Deliver("charge", 1);
+  begun.Pop();
   session->Cancel(1);
   ASSERT_TRUE(cancelled.Pop().has_value());
   session->Deliver("charge", 2);
