@@ -44,7 +44,7 @@ struct ConfigLocation {
 enum class Durability : std::uint8_t { kDurable, kWritten };
 
 struct TlsConfig {
-  std::string cert;       // paths of PEM files
+  std::string cert;  // paths of PEM files
   std::string key;
   std::string client_ca;  // empty: clients show no certificate
 };

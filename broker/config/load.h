@@ -1,8 +1,8 @@
 // Reads tocsin.yaml: text -> tree -> Config, all errors at once, each with its place.
 //
-// Every error has a stable code (docs/errors): `tocsin.yaml:7:3: unknown key `retries`; did you mean
-// `retry`? [T0102]`. Values that came through ${env:...} or ${file:...} and the values of secret
-// keys never appear in an error.
+// Every error has a stable code (docs/errors): `tocsin.yaml:7:3: unknown key `retries`; did you
+// mean `retry`? [T0102]`. Values that came through ${env:...} or ${file:...} and the values of
+// secret keys never appear in an error.
 
 #pragma once
 

@@ -88,8 +88,8 @@ std::vector<ConfigError> ConfigReader::TakeErrors() {
   });
   if (dropped_ > 0) {
     const ConfigError& last = errors_.back();
-    errors_.push_back(
-        {last.file, last.line, last.column, last.code, fmt::format("and {} more errors", dropped_)});
+    errors_.push_back({last.file, last.line, last.column, last.code,
+                       fmt::format("and {} more errors", dropped_)});
   }
   return std::move(errors_);
 }
@@ -241,8 +241,8 @@ void Section::BadValue(std::string_view name, YamlNode node, const ConfigText& t
 }
 
 bool Section::Text(std::string_view name, std::string& target, std::string_view description) {
-  const YamlNode node = Take(name, "text", target, R"({"type":["string","number","boolean"]})",
-                             description);
+  const YamlNode node =
+      Take(name, "text", target, R"({"type":["string","number","boolean"]})", description);
   std::optional<ConfigText> text = Scalar(name, node);
   if (!text) return false;
   if (text->value.empty()) {
@@ -363,8 +363,7 @@ bool Section::IntegerValue(std::string_view name, std::uint64_t& target, std::ui
 }
 
 bool Section::OptionalInteger(std::string_view name, std::optional<std::uint64_t>& target,
-                              std::uint64_t min, std::uint64_t max,
-                              std::string_view description) {
+                              std::uint64_t min, std::uint64_t max, std::string_view description) {
   const YamlNode node = Take(
       name, "integer or `unset`", target ? fmt::format("{}", *target) : "unset",
       fmt::format(R"({{"anyOf":[{{"const":"unset"}},{{"type":"integer","minimum":{}}}]}})", min),
@@ -532,13 +531,11 @@ std::vector<YamlEntry> NamedEntries(ConfigReader& reader, YamlNode node, std::st
   };
   for (const YamlEntry& entry : node.Entries()) {
     const YamlNode key = entry.key;
-    const std::string_view name =
-        key.kind() == YamlKind::kScalar ? key.text() : std::string_view();
-    const bool in_form =
-        !name.empty() && name.size() <= 128 && is_plain(name.front()) &&
-        std::all_of(name.begin(), name.end(), [&](char c) {
-          return is_plain(c) || c == '.' || c == '_' || c == '-';
-        });
+    const std::string_view name = key.kind() == YamlKind::kScalar ? key.text() : std::string_view();
+    const bool in_form = !name.empty() && name.size() <= 128 && is_plain(name.front()) &&
+                         std::all_of(name.begin(), name.end(), [&](char c) {
+                           return is_plain(c) || c == '.' || c == '_' || c == '-';
+                         });
     if (!in_form) {
       reader.Error(key.location(), config_code::kBadValue,
                    fmt::format("{} is not a name for a {}: letters, digits, `.`, `_` and `-`, "

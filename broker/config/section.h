@@ -172,16 +172,16 @@ class Section {
   std::optional<ConfigText> Scalar(std::string_view name, YamlNode node);
   void BadValue(std::string_view name, YamlNode node, const ConfigText& text,
                 std::string_view expected);
-  bool SizeValue(std::string_view name, std::uint64_t& target, std::uint64_t min,
-                 std::uint64_t max, std::string_view description);
+  bool SizeValue(std::string_view name, std::uint64_t& target, std::uint64_t min, std::uint64_t max,
+                 std::string_view description);
   bool IntegerValue(std::string_view name, std::uint64_t& target, std::uint64_t min,
                     std::uint64_t max, std::string_view description, std::string_view zero);
   bool ChoiceValue(std::string_view name, const std::vector<std::string_view>& choices,
                    std::size_t& index, std::string_view description);
   bool ReadTimeSpan(std::string_view name, YamlNode node, const ConfigText& text, Duration min,
                     Duration max, Duration& target);
-  bool ReadInteger(std::string_view name, YamlNode node, const ConfigText& text,
-                   std::uint64_t min, std::uint64_t max, std::uint64_t& target);
+  bool ReadInteger(std::string_view name, YamlNode node, const ConfigText& text, std::uint64_t min,
+                   std::uint64_t max, std::uint64_t& target);
 
   ConfigReader& reader_;
   std::string path_;

@@ -138,8 +138,7 @@ class YamlTreeBuilder : public YAML::EventHandler {
     return false;
   }
 
-  void Open(YamlKind kind, const YAML::Mark& mark, const std::string& tag,
-            YAML::anchor_t anchor) {
+  void Open(YamlKind kind, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
     if (fault_ || RefuseTag(mark, tag)) return;
     const std::uint32_t index = Add(kind, LocationOf(mark));
     Remember(anchor, index);

@@ -1,0 +1,28 @@
+// The parts of the file, each read into its part of the model. Also run in describing mode, with
+// absent nodes, to list the keys.
+
+#pragma once
+
+#include "broker/config/config.h"
+#include "broker/config/section.h"
+
+namespace tocsin {
+
+inline ConfigLocation ToConfigLocation(YamlLocation location) {
+  return {location.line, location.column};
+}
+
+void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker);
+void ReadSources(ConfigReader& reader, YamlNode node, std::vector<SourceConfig>& sources);
+void ReadFunctions(ConfigReader& reader, YamlNode node, std::vector<FunctionConfig>& functions);
+
+// After the others: `config` holds what triggers refer to and their defaults.
+void ReadTriggers(ConfigReader& reader, YamlNode node, Config& config);
+
+// The keys that a trigger and `broker.defaults` share, into a policy that holds the defaults.
+void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy);
+
+// The whole file.
+void ReadFileModel(ConfigReader& reader, YamlNode root, Config& config);
+
+}  // namespace tocsin

@@ -1,0 +1,286 @@
+#include <algorithm>
+
+#include "absl/container/flat_hash_set.h"
+#include "broker/base/status.h"
+#include "broker/config/read_model.h"
+#include "broker/routing/filter.h"
+
+namespace tocsin {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr Duration kYears = hours(24 * 3650);
+constexpr std::string_view kFiltersSchema = R"({"type":"array","items":{"$ref":"#/$defs/filter"}})";
+
+// nullptr after an error.
+FilterPtr ReadFilter(ConfigReader& reader, YamlNode node, std::uint32_t depth);
+
+bool ReadFilterList(ConfigReader& reader, YamlNode node, std::string_view what, std::uint32_t depth,
+                    std::vector<FilterPtr>& filters) {
+  if (node.kind() != YamlKind::kList) {
+    reader.Error(node.location(), config_code::kBadValue,
+                 fmt::format("`{}` takes a list of filters", what));
+    return false;
+  }
+  bool good = true;
+  for (const YamlNode& element : node.Elements()) {
+    FilterPtr filter = ReadFilter(reader, element, depth);
+    good = good && filter != nullptr;
+    filters.push_back(std::move(filter));
+  }
+  return good;
+}
+
+FilterPtr Checked(ConfigReader& reader, YamlLocation location, absl::StatusOr<FilterPtr> filter) {
+  if (filter.ok()) return *std::move(filter);
+  reader.Error(location, config_code::kBadValue, std::string(MessageOf(filter.status())));
+  return nullptr;
+}
+
+bool ReadConditions(ConfigReader& reader, YamlNode node, std::string_view dialect,
+                    std::vector<Filter::Condition>& conditions) {
+  if (node.kind() != YamlKind::kMap) {
+    reader.Error(node.location(), config_code::kBadValue,
+                 fmt::format("`{}` takes a map from attributes to values", dialect));
+    return false;
+  }
+  bool good = true;
+  absl::flat_hash_set<std::string_view> names;
+  for (const YamlEntry& entry : node.Entries()) {
+    const YamlNode key = entry.key;
+    if (key.kind() != YamlKind::kScalar) {
+      reader.Error(key.location(), config_code::kBadValue, "a key is a word");
+      good = false;
+      continue;
+    }
+    if (!names.insert(key.text()).second) {
+      reader.Error(key.location(), config_code::kDuplicateKey,
+                   fmt::format("attribute `{}` is given twice", key.text().substr(0, 64)));
+      good = false;
+      continue;
+    }
+    if (entry.value.kind() != YamlKind::kScalar) {
+      reader.Error(entry.value.location(), config_code::kBadValue,
+                   fmt::format("the value for `{}` must be one text", key.text().substr(0, 64)));
+      good = false;
+      continue;
+    }
+    std::optional<ConfigText> value = reader.Interpolate(entry.value);
+    if (!value) {
+      good = false;
+      continue;
+    }
+    const absl::Status status = ValidateCondition(key.text(), value->value);
+    if (!status.ok()) {
+      reader.Error(key.location(), config_code::kBadValue, std::string(MessageOf(status)));
+      good = false;
+      continue;
+    }
+    conditions.push_back({std::string(key.text()), std::move(value->value)});
+  }
+  return good;
+}
+
+FilterPtr ReadFilter(ConfigReader& reader, YamlNode node, std::uint32_t depth) {
+  if (depth > kFilterDepthMax) {
+    reader.Error(node.location(), config_code::kBadValue,
+                 fmt::format("filters are nested more than {} deep", kFilterDepthMax));
+    return nullptr;
+  }
+  const std::vector<YamlEntry> entries = node.Entries();
+  if (entries.size() != 1 || entries.front().key.kind() != YamlKind::kScalar) {
+    reader.Error(node.location(), config_code::kBadValue,
+                 "a filter is a map with one dialect, such as `suffix: { subject: .csv }`");
+    return nullptr;
+  }
+  const YamlNode key = entries.front().key;
+  const YamlNode value = entries.front().value;
+  const absl::StatusOr<Filter::Kind> kind = DialectFromName(key.text());
+  if (!kind.ok()) {
+    const bool later = key.text() == "cesql" || key.text() == "sql" || key.text() == "pattern";
+    reader.Error(key.location(), later ? config_code::kNotSupported : config_code::kUnknownKey,
+                 std::string(MessageOf(kind.status())));
+    return nullptr;
+  }
+  switch (*kind) {
+    case Filter::Kind::kNot: {
+      FilterPtr operand = ReadFilter(reader, value, depth + 1);
+      if (operand == nullptr) return nullptr;
+      return Checked(reader, key.location(), MakeCombination(*kind, {std::move(operand)}));
+    }
+    case Filter::Kind::kAll:
+    case Filter::Kind::kAny: {
+      std::vector<FilterPtr> operands;
+      if (!ReadFilterList(reader, value, key.text(), depth + 1, operands)) return nullptr;
+      return Checked(reader, key.location(), MakeCombination(*kind, std::move(operands)));
+    }
+    case Filter::Kind::kExact:
+    case Filter::Kind::kPrefix:
+    case Filter::Kind::kSuffix:
+      break;
+  }
+  std::vector<Filter::Condition> conditions;
+  if (!ReadConditions(reader, value, key.text(), conditions)) return nullptr;
+  return Checked(reader, key.location(), MakeConditions(*kind, std::move(conditions)));
+}
+
+using Names = absl::flat_hash_set<std::string_view>;
+
+void CheckKnown(Section& section, std::string_view key, std::string_view name, const Names& known,
+                std::string_view what) {
+  if (known.contains(name)) return;
+  const std::vector<std::string_view> candidates(known.begin(), known.end());
+  section.Error(key, config_code::kUnknownName,
+                fmt::format("there is no {} `{}` in `{}s`{}", what, name.substr(0, 128), what,
+                            DidYouMean(name, candidates)));
+}
+
+void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, const Names& functions,
+                 TriggerConfig& trigger) {
+  Section section(reader, node, "triggers.*");
+  const bool has_sources =
+      section.TextList("sources", trigger.route.sources,
+                       "whose events it takes; none is any source and what is published");
+  const YamlNode filters =
+      section.Value("filters", "list of filters", kFiltersSchema,
+                    "which of them, by attributes: exact, prefix, suffix, all, any, not; all hold");
+  const bool has_function =
+      section.Text("function", trigger.spec.policy.function, "the function it calls");
+  section.Require("function");
+  ReadPolicy(reader, section, trigger.spec.policy);
+  section.Text("was", trigger.spec.was, "its former name: pending deliveries are taken over");
+  enum class From : std::uint8_t { kEnd, kStart };
+  From from = From::kEnd;
+  section.Choice("from", from, {{"end", From::kEnd}, {"start", From::kStart}},
+                 "where a new trigger begins: events from now on, or the stored ones too");
+  trigger.spec.from_start = from == From::kStart;
+  section.Boolean("paused", trigger.spec.paused, "delivers nothing until resumed");
+  section.Unsupported("pattern", "use `filters`");
+  section.Finish();
+  if (reader.describing != nullptr) return;
+
+  if (has_sources) {
+    if (trigger.route.sources.empty()) {
+      section.Error("sources", config_code::kBadValue,
+                    "`sources` is empty; leave the key out for any source");
+    }
+    for (const std::string& source : trigger.route.sources) {
+      CheckKnown(section, "sources", source, sources, "source");
+    }
+    std::sort(trigger.route.sources.begin(), trigger.route.sources.end());
+    trigger.route.sources.erase(
+        std::unique(trigger.route.sources.begin(), trigger.route.sources.end()),
+        trigger.route.sources.end());
+    trigger.route.sources.shrink_to_fit();
+  }
+  if (has_function) {
+    CheckKnown(section, "function", trigger.spec.policy.function, functions, "function");
+  }
+  if (filters.present() && filters.kind() != YamlKind::kNull) {
+    std::vector<FilterPtr> parsed;
+    if (ReadFilterList(reader, filters, "filters", 1, parsed)) {
+      trigger.route.filter = Checked(reader, filters.location(), MakeFilters(std::move(parsed)));
+    }
+  }
+}
+
+}  // namespace
+
+void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy) {
+  const bool timeout = section.TimeSpan("timeout", policy.timeout, milliseconds(10), hours(24 * 30),
+                                        "lease of one attempt; only Extend renews it");
+  const bool timeout_max =
+      section.TimeSpan("timeout_max", policy.timeout_max, milliseconds(10), hours(24 * 365),
+                       "the longest an attempt lasts with every Extend");
+  section.Integer("concurrency", policy.concurrency, 1, 1'000'000,
+                  "deliveries in flight; `unlimited` leaves it to the workers' credit",
+                  "unlimited");
+  section.Choice("order", policy.order,
+                 {{"key", Order::kKey}, {"partition", Order::kPartition}, {"none", Order::kNone}},
+                 "one at a time and in order: per key, per partition, not at all");
+  Section retry(reader, section.Map("retry", "how failed attempts are repeated"),
+                section.PathOf("retry"));
+  RetryPolicy& repeat = policy.retry;
+  retry.Integer("attempts", repeat.attempts_max, 1, 1'000'000, "attempts in all", "unlimited");
+  const bool backoff = retry.TimeSpan("backoff", repeat.backoff, Duration::zero(), hours(24),
+                                      "wait after the first failure");
+  retry.Number("factor", repeat.factor, 1, 100, "each further wait is so many times longer");
+  const bool max_backoff = retry.TimeSpan("max_backoff", repeat.backoff_max, Duration::zero(),
+                                          hours(24 * 7), "the longest wait");
+  retry.Choice("jitter", repeat.jitter, {{"full", Jitter::kFull}, {"none", Jitter::kNone}},
+               "`full`: a random part of the wait, so that repeats spread");
+  retry.OptionalTimeSpan("max_age", repeat.age_max, milliseconds(1), kYears,
+                         "a delivery whose first attempt is older expires");
+  retry.Finish();
+  section.Choice("on_exhausted", policy.on_exhausted,
+                 {{"skip", OnExhausted::kSkip}, {"park", OnExhausted::kPark}},
+                 "after the last attempt: a dead letter, or also hold back the key's later events");
+  Section backlog(reader, section.Map("backlog", "bounds of what waits"),
+                  section.PathOf("backlog"));
+  backlog.OptionalTimeSpan("max_age", policy.backlog.age_max, milliseconds(1), kYears,
+                           "deliveries that waited longer expire");
+  backlog.OptionalInteger("max_size", policy.backlog.size_max, 1, std::uint64_t{1} << 40,
+                          "pending deliveries per partition");
+  backlog.Choice("when_full", policy.backlog.when_full,
+                 {{"refuse", WhenFull::kRefuse}, {"drop", WhenFull::kDrop}},
+                 "at `max_size`: refuse publishes, or drop the oldest");
+  backlog.Finish();
+
+  if (policy.timeout > policy.timeout_max) {
+    // A longer timeout alone means a longer bound too; both given is a contradiction.
+    if (timeout && !timeout_max) {
+      policy.timeout_max = policy.timeout;
+    } else {
+      section.Error("timeout_max", config_code::kConflict, "`timeout_max` is below `timeout`");
+    }
+  }
+  if (repeat.backoff > repeat.backoff_max) {
+    if (backoff && !max_backoff) {
+      repeat.backoff_max = repeat.backoff;
+    } else {
+      retry.Error("max_backoff", config_code::kConflict, "`max_backoff` is below `backoff`");
+    }
+  }
+}
+
+void ReadFunctions(ConfigReader& reader, YamlNode node, std::vector<FunctionConfig>& functions) {
+  if (reader.describing != nullptr) return;
+  for (const YamlEntry& entry : NamedEntries(reader, node, "function")) {
+    FunctionConfig function{std::string(entry.key.text()), ToConfigLocation(entry.key.location())};
+    Section section(reader, entry.value, "functions.*");
+    const std::string instead = fmt::format(
+        "workers attach over gRPC: write `{}: {{}}` and run `tocsin work {} -- COMMAND`",
+        function.name, function.name);
+    section.Unsupported("exec", instead);
+    section.Unsupported("run", instead);
+    section.Finish();
+    functions.push_back(std::move(function));
+  }
+}
+
+void ReadTriggers(ConfigReader& reader, YamlNode node, Config& config) {
+  if (reader.describing != nullptr) {
+    TriggerConfig trigger;
+    ReadTrigger(reader, {}, {}, {}, trigger);
+    return;
+  }
+  Names sources;
+  for (const SourceConfig& source : config.sources) sources.insert(source.name);
+  Names functions;
+  for (const FunctionConfig& function : config.functions) functions.insert(function.name);
+  const std::vector<YamlEntry> entries = NamedEntries(reader, node, "trigger");
+  config.triggers.reserve(entries.size());
+  for (const YamlEntry& entry : entries) {
+    TriggerConfig& trigger = config.triggers.emplace_back();
+    trigger.spec.policy = config.broker.defaults;
+    trigger.spec.name = std::string(entry.key.text());
+    trigger.route.name = trigger.spec.name;
+    trigger.location = ToConfigLocation(entry.key.location());
+    ReadTrigger(reader, entry.value, sources, functions, trigger);
+  }
+}
+
+}  // namespace tocsin
