@@ -40,6 +40,19 @@ std::size_t Distance(std::string_view a, std::string_view b) {
   return d[a.size()][b.size()];
 }
 
+// `backoff_max` and `max_backoff`: the same words in another order.
+std::string SortedWords(std::string_view text) {
+  std::vector<std::string_view> words;
+  while (true) {
+    const std::size_t end = std::min(text.find_first_of("_-."), text.size());
+    words.push_back(text.substr(0, end));
+    if (end == text.size()) break;
+    text.remove_prefix(end + 1);
+  }
+  std::sort(words.begin(), words.end());
+  return fmt::format("{}", fmt::join(words, "_"));
+}
+
 std::string JsonText(std::string_view text) {
   std::string out;
   AppendJsonString(out, text);
@@ -59,8 +72,8 @@ std::string DidYouMean(std::string_view word, const std::vector<std::string_view
   for (const std::string_view candidate : known) {
     if (++compared > kComparedMax) break;
     if (candidate.size() > kWordMax) continue;
-    // `backoff_max` for `max_backoff` is far by letters and near by meaning.
-    std::size_t distance = Distance(word, candidate);
+    std::size_t distance = std::min(Distance(word, candidate),
+                                    SortedWords(word) == SortedWords(candidate) ? 1u : kWordMax);
     if (word.size() > 3 && candidate.size() > 3 &&
         (candidate.find(word) != std::string_view::npos ||
          word.find(candidate) != std::string_view::npos)) {
