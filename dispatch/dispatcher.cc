@@ -172,9 +172,10 @@ std::uint64_t Dispatcher::Impl::ShareOf(const FunctionPartition& fp, std::uint64
   return (free + sharing - 1) / sharing;
 }
 
-void Dispatcher::Impl::Take(const std::shared_ptr<WorkerSession>& session, TriggerState& trigger,
+void Dispatcher::Impl::Take(const std::shared_ptr<WorkerSession>& session, Demand& demand,
                             std::uint64_t count, std::uint64_t bytes, bool alone,
                             std::vector<Grant>& grants) {
+  TriggerState& trigger = *demand.trigger;
   SessionLoad& load = LoadOf(*session);
   load.taken += count;
   load.live += count;
@@ -192,6 +193,7 @@ void Dispatcher::Impl::Take(const std::shared_ptr<WorkerSession>& session, Trigg
   grant.count = static_cast<std::uint32_t>(count);
   grant.bytes = bytes;
   grant.alone = alone;
+  grant.partition = demand.partition;
   grant.function = trigger.function->name;
 }
 
@@ -220,7 +222,7 @@ void Dispatcher::Impl::GrantAlone(FunctionPartition& fp, std::vector<Grant>& gra
     }
     SessionLoad& load = LoadOf(**idle);
     const std::uint64_t bytes = load.credit.bytes == 0 ? 0 : load.credit.bytes - load.taken_bytes;
-    Take(*idle, trigger, 1, bytes, true, grants);
+    Take(*idle, demand, 1, bytes, true, grants);
     if (--demand.alone == 0) {
       fp.alone.Remove(&demand);
       demand.linked_alone = nullptr;
@@ -301,7 +303,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
         const std::uint64_t free_bytes = load.credit.bytes - load.taken_bytes;
         bytes = (free_bytes * piece + room.events - 1) / room.events;
       }
-      Take(*room.session, trigger, piece, bytes, false, grants);
+      Take(*room.session, demand, piece, bytes, false, grants);
       taken += piece;
       room.events -= piece;
       if (room.events == 0 || load.Free() == 0) {
@@ -394,6 +396,29 @@ void Dispatcher::Impl::GiveUp(SessionLoad& load, TriggerNumber trigger, std::uin
   TriggerState& state = *triggers[trigger.value()];
   state.in_use -= count;
   if (state.concurrency != 0) Unblock(state, wakes);
+}
+
+void Dispatcher::Impl::Shortfall(const Grant& grant, Wakes& wakes) {
+  TriggerState& trigger = *triggers[grant.trigger.value()];
+  if (grant.partition.value() < trigger.demands.size()) {
+    Demand* demand = trigger.demands[grant.partition.value()].get();
+    if (demand != nullptr) {
+      SetDemand(*demand, 0, 0);
+      if (trigger.function->alone_waiting == 0) Unreserve(*trigger.function, wakes);
+      if (!trigger.blocked.empty()) Unblock(trigger, wakes);
+      WakeWaiters(*trigger.function, nullptr, wakes);  // it claims nothing any more
+    }
+  }
+  WakePartition(grant.partition, wakes);
+}
+
+void Dispatcher::Impl::NotSent(const Grant& grant) {
+  Wakes wakes;
+  {
+    MutexLock lock(mutex);
+    Shortfall(grant, wakes);
+  }
+  WakeAll(wakes);
 }
 
 void Dispatcher::Impl::WakeAll(const Wakes& wakes) {
@@ -530,15 +555,17 @@ void Dispatcher::Release(const Grant& grant, std::uint32_t unused_count,
   Impl::Wakes wakes;
   {
     MutexLock lock(impl_->mutex);
+    if (unused_count > 0) impl_->Shortfall(grant, wakes);
     SessionLoad& load = impl_->LoadOf(*grant.session);
-    if (load.detached) return;
-    TOCSIN_CHECK(unused_count <= grant.count && unused_count <= load.taken);
-    load.taken -= unused_count;
-    if (grant.bytes != std::numeric_limits<std::uint64_t>::max()) {
-      load.taken_bytes -= std::min({load.taken_bytes, unused_bytes, grant.bytes});
+    if (!load.detached) {
+      TOCSIN_CHECK(unused_count <= grant.count && unused_count <= load.taken);
+      load.taken -= unused_count;
+      if (grant.bytes != std::numeric_limits<std::uint64_t>::max()) {
+        load.taken_bytes -= std::min({load.taken_bytes, unused_bytes, grant.bytes});
+      }
+      if (unused_count > 0) impl_->GiveUp(load, grant.trigger, unused_count, wakes);
+      impl_->LoadChanged(load, wakes);
     }
-    if (unused_count > 0) impl_->GiveUp(load, grant.trigger, unused_count, wakes);
-    impl_->LoadChanged(load, wakes);
   }
   impl_->WakeAll(wakes);
 }

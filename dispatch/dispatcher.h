@@ -45,6 +45,7 @@ struct Grant {
   std::uint32_t count = 0;
   std::uint64_t bytes = 0;
   bool alone = false;         // exactly one, and the session holds nothing else
+  PartitionId partition;      // for which it was granted
   std::string_view function;  // of the trigger; lives as long as the dispatcher
 };
 
@@ -96,8 +97,8 @@ class Dispatcher {
 
   // Called by the partition's shard once per turn with every trigger whose count changed since;
   // appends to `grants`. What could not be granted is remembered: Wake() follows when it can. What
-  // is granted is subtracted here, so a trigger that was granted something is offered again in the
-  // next call with what it has then, whatever the count.
+  // is granted is subtracted here. Where less is taken than was granted, what is left counts as
+  // nothing and the partition is woken: after a Wake() it offers all that it has ready.
   void Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
                 std::vector<Grant>& grants);
   // At most once per grant. `unused_bytes` is grant.bytes less what was delivered, at least 0.

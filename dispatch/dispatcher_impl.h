@@ -145,8 +145,8 @@ struct Dispatcher::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void GrantShare(FunctionPartition& fp, std::vector<Grant>& grants, Wakes& wakes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  void Take(const std::shared_ptr<WorkerSession>& session, TriggerState& trigger,
-            std::uint64_t count, std::uint64_t bytes, bool alone, std::vector<Grant>& grants)
+  void Take(const std::shared_ptr<WorkerSession>& session, Demand& demand, std::uint64_t count,
+            std::uint64_t bytes, bool alone, std::vector<Grant>& grants)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Reserve(FunctionState& function) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Unreserve(FunctionState& function, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
@@ -159,7 +159,11 @@ struct Dispatcher::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   SessionLoad& LoadOf(const WorkerSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
+  // Less was sent than was granted: what the partition has now is not known here.
+  void Shortfall(const Grant& grant, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+
   // Without it.
+  void NotSent(const Grant& grant);
   void WakeAll(const Wakes& wakes);
   void Finish(WorkerSession& session, const std::vector<Finished>& finished);
   void SetCredit(WorkerSession& session, const Credit& credit);
@@ -198,6 +202,8 @@ struct WorkerSession::Impl {
         link(std::move(worker_link)),
         last_heard(now) {}
 
+  bool Send(const Grant& grant, PartitionId partition, std::span<OutgoingDelivery> deliveries);
+
   Dispatcher::Impl& dispatcher;
   const SessionId id;
   const SessionHello hello;
@@ -209,7 +215,7 @@ struct WorkerSession::Impl {
   std::uint64_t next_handle ABSL_GUARDED_BY(mutex) = 1;
   std::uint64_t started_through ABSL_GUARDED_BY(mutex) = 0;
   absl::flat_hash_map<std::uint64_t, Slot> slots ABSL_GUARDED_BY(mutex);
-  std::uint64_t bytes ABSL_GUARDED_BY(mutex) = 0;
+  std::uint64_t in_flight_bytes ABSL_GUARDED_BY(mutex) = 0;
   std::uint64_t delivered ABSL_GUARDED_BY(mutex) = 0, acked ABSL_GUARDED_BY(mutex) = 0,
                           retried ABSL_GUARDED_BY(mutex) = 0, rejected ABSL_GUARDED_BY(mutex) = 0,
                           dropped ABSL_GUARDED_BY(mutex) = 0, stale ABSL_GUARDED_BY(mutex) = 0;

@@ -72,7 +72,7 @@ void Dispatcher::Detach(const std::shared_ptr<WorkerSession>& session, bool clea
       batch->second.lost.push_back(LostLease{slot.delivery, started});
     }
     s.slots.clear();
-    s.bytes = 0;
+    s.in_flight_bytes = 0;
   }
   Impl::Wakes wakes;
   {
@@ -145,7 +145,7 @@ std::vector<SessionInfo> Dispatcher::Sessions() const {
     info.id = s.id;
     info.hello = s.hello;
     info.in_flight = static_cast<std::uint32_t>(s.slots.size());
-    info.in_flight_bytes = s.bytes;
+    info.in_flight_bytes = s.in_flight_bytes;
     info.delivered = s.delivered;
     info.acked = s.acked;
     info.retried = s.retried;

@@ -167,8 +167,7 @@ void TriggerQueue::OfferFirst(const Candidate& candidate, std::string_view key, 
                               const PriorAttempts* prior) {
   Impl& q = *impl_;
   q.now = std::max(q.now, now);
-  TOCSIN_CHECK(q.entries.Find(candidate.offset) == nullptr, "offset {} is held already",
-               candidate.offset.value());
+  if (q.entries.Find(candidate.offset) != nullptr) return;
   KeyQueue* queue = q.KeyFor(key);
   QueueEntry& entry = *q.entries.Add(candidate);
   entry.first = true;

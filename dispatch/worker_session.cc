@@ -73,7 +73,7 @@ std::uint64_t WorkerSession::OnAnswers(FrameAnswers answers, Instant now,
     const auto finish = [&](auto found) ABSL_NO_THREAD_SAFETY_ANALYSIS {
       const Impl::Slot& slot = found->second;
       finished.push_back(Finished{slot.trigger, slot.charged, !slot.ended, true});
-      s.bytes -= slot.bytes;
+      s.in_flight_bytes -= slot.bytes;
       const bool live = !slot.ended;
       s.slots.erase(found);
       return live;
@@ -173,23 +173,29 @@ bool WorkerSession::Deliver(const Grant& grant, PartitionId partition,
   TOCSIN_CHECK(deliveries.size() <= grant.count, "{} deliveries on a grant of {}",
                deliveries.size(), grant.count);
   Impl& s = *impl_;
-  MutexLock lock(s.mutex);
-  if (s.ended) return false;
+  if (s.Send(grant, partition, deliveries)) return true;
+  s.dispatcher.NotSent(grant);
+  return false;
+}
+
+bool WorkerSession::Impl::Send(const Grant& grant, PartitionId partition,
+                               std::span<OutgoingDelivery> deliveries) {
+  MutexLock lock(mutex);
+  if (ended) return false;
   if (deliveries.empty()) return true;
   std::uint64_t left = grant.bytes == kUnlimited ? 0 : grant.bytes;
   for (OutgoingDelivery& delivery : deliveries) {
-    delivery.handle = s.next_handle++;
+    delivery.handle = next_handle++;
     const std::uint64_t bytes = delivery.event.size();
     const std::uint64_t charged = std::min(bytes, left);
     left -= charged;
-    s.bytes += bytes;
-    s.slots.emplace(
-        delivery.handle,
-        Impl::Slot{partition, DeliveryRef{delivery.id.trigger, delivery.offset, delivery.token},
-                   grant.trigger, charged, bytes, false});
+    in_flight_bytes += bytes;
+    slots.emplace(delivery.handle,
+                  Slot{partition, DeliveryRef{delivery.id.trigger, delivery.offset, delivery.token},
+                       grant.trigger, charged, bytes, false});
   }
-  s.delivered += deliveries.size();
-  s.link->Deliver(grant.function, deliveries);
+  delivered += deliveries.size();
+  link->Deliver(grant.function, deliveries);
   return true;
 }
 

@@ -184,9 +184,7 @@ bool Partition::Impl::ScanBatch(Runtime& runtime, const CachedBatch& batch) {
     const std::string_view key = view.PartitionKey();
     if (!trigger->redriving.empty() && trigger->redriving.contains(match->index)) {
       // A redriven letter of a parked key, met again after a restart.
-      if (runtime.queue->Describe(offset, now).empty()) {
-        runtime.queue->OfferFirst(candidate, key, now);
-      }
+      runtime.queue->OfferFirst(candidate, key, now, PriorOf(*trigger, match->index, prior));
       continue;
     }
     if (runtime.queue->OfferScanned(candidate, key, PriorOf(*trigger, match->index, prior), now) ==

@@ -534,6 +534,7 @@ TEST_F(TriggerQueueTest, ARedrivenLetterGoesBeforeWhatWaitsButNotBeforeWhatIsUnd
   const Lease under_way = Take()[0];
   queue().OfferFirst(At(2), "a", now_);
   queue().OfferFirst(At(3), "a", now_);
+  queue().OfferFirst(At(3), "a", now_);  // a scan met it again
   EXPECT_THAT(Take(), IsEmpty());
   EXPECT_EQ(Answer(under_way, Ack{}), AnswerResult::kApplied);
   std::vector<std::uint64_t> order;

@@ -165,8 +165,9 @@ TEST_F(WorkerSessionTest, DetachVoidsGrantsAndFreesConcurrency) {
   EXPECT_FALSE(grants[0].session->Deliver(grants[0], PartitionId(0), deliveries));
   dispatcher_.Release(grants[0], 1, 0);  // harmless
   EXPECT_THAT(gone.link->delivered, IsEmpty());
+  EXPECT_THAT(Woken(), ElementsAre(0)) << "to say what it has, now that it got it back";
   Attach({"f"}, 10);
-  EXPECT_EQ(Count(Exchange(0)), 1u);
+  EXPECT_EQ(Count(Exchange(0, {{one, 3, 0}})), 1u);
 }
 
 TEST_F(WorkerSessionTest, F30AnEndedLeaseFreesConcurrencyButNotTheBusyWorkersCredit) {
