@@ -152,13 +152,9 @@ void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, cons
   section.Require("function");
   ReadPolicy(reader, section, trigger.spec.policy);
   section.Text("was", trigger.spec.was, "its former name: pending deliveries are taken over");
-  enum class From : std::uint8_t { kEnd, kStart };
-  From from = From::kEnd;
-  section.Choice("from", from, {{"end", From::kEnd}, {"start", From::kStart}},
-                 "where a new trigger begins: events from now on, or the stored ones too");
-  trigger.spec.from_start = from == From::kStart;
   section.Boolean("paused", trigger.spec.paused, "delivers nothing until resumed");
   section.Unsupported("pattern", "use `filters`");
+  section.Unsupported("from", "a new trigger begins with the events after it; leave it out");
   section.Finish();
   if (reader.describing != nullptr) return;
 

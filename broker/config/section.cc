@@ -79,6 +79,12 @@ std::string DidYouMean(std::string_view word, const std::vector<std::string_view
          word.find(candidate) != std::string_view::npos)) {
       distance = std::min<std::size_t>(distance, 2);
     }
+    // `retries` for `retry`: another form of the same word.
+    constexpr std::size_t kStem = 4;
+    if (word.size() > kStem && candidate.size() > kStem &&
+        word.substr(0, kStem) == candidate.substr(0, kStem)) {
+      distance = std::min<std::size_t>(distance, 2);
+    }
     if (distance < best_distance) {
       best = candidate;
       best_distance = distance;

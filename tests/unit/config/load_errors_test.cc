@@ -47,7 +47,8 @@ TEST(ConfigErrorsTest, AllErrorsComeAtOnceInTheOrderOfTheFile) {
 
 TEST(ConfigErrorsTest, UnknownKeysGetAHint) {
   ExpectError("brokr: {}\n", "t.yaml:1:1: unknown key `brokr`; did you mean `broker`? [T0102]");
-  ExpectTriggerError("retries: {}", "t.yaml:5:5: unknown key `retries` in `triggers.*`");
+  ExpectTriggerError("retries: {}",
+                     "t.yaml:5:5: unknown key `retries` in `triggers.*`; did you mean `retry`?");
   ExpectTriggerError("retry: { backoff_max: 1s }", "did you mean `max_backoff`?");
   ExpectTriggerError("timout: 1s", "did you mean `timeout`?");
   ExpectError("zzzzzzzzzz: 1\n", "unknown key `zzzzzzzzzz` [T0102]");
@@ -148,6 +149,7 @@ TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
   ExpectError("functions: { f: { exec: { command: [x] } } }\n", "`tocsin work f -- COMMAND`");
   ExpectError("functions: { f: { run: { command: [x] } } }\n", "not supported by this version");
   ExpectTriggerError("pattern: { data: {} }", "`pattern` is not supported by this version");
+  ExpectTriggerError("from: start", "`from` is not supported by this version");
   ExpectTriggerError("filters: [ { cesql: x } ]", "`cesql` is not supported by this version");
   ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: allow } } }\n",
               "`overlap` is not supported");

@@ -81,7 +81,6 @@ triggers:
     on_exhausted: park
     backlog: { max_age: 2h, max_size: 1000, when_full: drop }
     was: old
-    from: start
     paused: true
   plain: { function: no, retry: { max_age: unset }, concurrency: unlimited }
 )";
@@ -178,7 +177,6 @@ TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
   EXPECT_EQ(trigger.spec.policy, policy);
   EXPECT_EQ(trigger.spec.name, "import");
   EXPECT_EQ(trigger.spec.was, "old");
-  EXPECT_TRUE(trigger.spec.from_start);
   EXPECT_TRUE(trigger.spec.paused);
   EXPECT_EQ(trigger.route.sources, (std::vector<std::string>{"inbox", "nightly"}));
   EXPECT_EQ(trigger.route.filter->ToJson(),
@@ -189,7 +187,6 @@ TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
   EXPECT_EQ(plain.spec.policy.timeout, minutes(1));
   EXPECT_EQ(plain.spec.policy.retry.attempts_max, 3u);
   EXPECT_EQ(plain.route.filter, nullptr);
-  EXPECT_FALSE(plain.spec.from_start);
 }
 
 TEST(ConfigLoadTest, ConfigHashFollowsBehaviourAndNothingElse) {
@@ -202,7 +199,7 @@ TEST(ConfigLoadTest, ConfigHashFollowsBehaviourAndNothingElse) {
   };
   const std::string plain = hash("a: { function: f }");
   EXPECT_EQ(plain.size(), 64u);
-  EXPECT_EQ(plain, hash("b: { function: f, was: a, from: start }"));
+  EXPECT_EQ(plain, hash("b: { function: f, was: a, paused: true }"));
   EXPECT_EQ(plain, hash("a: { function: f, timeout: 30000ms, retry: { attempts: 8 } }"));
   EXPECT_NE(plain, hash("a: { function: f, timeout: 31s }"));
   EXPECT_NE(plain, hash("a: { function: f, sources: [s] }"));
