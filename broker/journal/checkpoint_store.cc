@@ -303,18 +303,23 @@ absl::StatusOr<CheckpointStore::Progress> CheckpointStore::Step() {
     }
   }
   if (!status.ok()) {
-    // The file may have a torn tail now, or pages that were never synced: it is not appended to.
-    if (!write.new_file) {
-      appendable_ = false;
-    } else {
-      write.file.reset();
-      fs_.Remove(Path(write.sequence, "tmp")).IgnoreError();
-    }
-    write_.reset();
+    Cancel();
     return status;
   }
   if (progress.finished) write_.reset();
   return progress;
+}
+
+void CheckpointStore::Cancel() {
+  if (!write_) return;
+  // The file may have a torn tail now, or pages that were never synced: it is not appended to.
+  if (write_->new_file) {
+    write_->file.reset();
+    fs_.Remove(Path(write_->sequence, "tmp")).IgnoreError();
+  } else {
+    appendable_ = false;
+  }
+  write_.reset();
 }
 
 absl::Status CheckpointStore::Finish() {

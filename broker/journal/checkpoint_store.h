@@ -65,6 +65,8 @@ class CheckpointStore {
   // Writes and syncs one piece. After an error the write is over, and the checkpoints are as they
   // were before.
   absl::StatusOr<Progress> Step();
+  // Gives a write up; as after an error.
+  void Cancel();
 
  private:
   using Pages = std::map<std::pair<std::uint32_t, std::uint64_t>, std::string>;

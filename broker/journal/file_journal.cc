@@ -147,6 +147,10 @@ void FileJournalEngine::OpenNow(PartitionId id, Executor& owner, OpenDone done) 
   }
   item.opened.checkpoint = *std::move(checkpoint);
   item.opened.start = JournalPosition(start);
+  {
+    const MutexLock lock(mutex_);
+    ++Find(id).openings;
+  }
   item.open_done = std::move(done);
   Enqueue(std::move(item));
 }

@@ -14,6 +14,7 @@ void FileJournalEngine::WriteCheckpoint(CheckpointDelta delta, JournalPosition r
   background_.Post(
       [this, owner, delta = std::move(delta), replay_from, done = std::move(done)]() mutable {
         const PartitionId id = delta.partition;
+        const std::uint32_t epoch = delta.epoch.value();
         const std::uint64_t durable_end = main_->durable_end();
         absl::Status status;
         CheckpointStore* store = nullptr;
@@ -21,7 +22,7 @@ void FileJournalEngine::WriteCheckpoint(CheckpointDelta delta, JournalPosition r
           const MutexLock lock(mutex_);
           Partition& partition = Find(id);
           store = partition.checkpoints.get();
-          if (delta.epoch.value() != partition.epoch) {
+          if (delta.epoch.value() != partition.epoch || partition.openings > 0) {
             status = absl::AbortedError(fmt::format(
                 "partition {} was opened again: the checkpoint is of an older epoch", id.value()));
           } else if (replay_from.value() > durable_end) {
@@ -40,15 +41,26 @@ void FileJournalEngine::WriteCheckpoint(CheckpointDelta delta, JournalPosition r
           owner->Post([done = std::move(done), status]() mutable { done(status); });
           return;
         }
-        StepCheckpoint(id, owner, std::move(done));
+        StepCheckpoint(id, epoch, owner, std::move(done));
       });
 }
 
-void FileJournalEngine::StepCheckpoint(PartitionId id, Executor* owner, JournalDone done) {
+void FileJournalEngine::StepCheckpoint(PartitionId id, std::uint32_t epoch, Executor* owner,
+                                       JournalDone done) {
   CheckpointStore* store = nullptr;
+  bool fenced = false;
   {
     const MutexLock lock(mutex_);
-    store = Find(id).checkpoints.get();
+    Partition& partition = Find(id);
+    store = partition.checkpoints.get();
+    fenced = partition.openings > 0 || epoch != partition.epoch;
+  }
+  if (fenced) {
+    store->Cancel();
+    owner->Post([done = std::move(done)]() mutable {
+      done(absl::AbortedError("the partition was opened again while its checkpoint was written"));
+    });
+    return;
   }
   const auto progress = store->Step();
   if (!progress.ok() || progress->finished) {
@@ -56,8 +68,8 @@ void FileJournalEngine::StepCheckpoint(PartitionId id, Executor* owner, JournalD
     owner->Post([done = std::move(done), status = progress.status()]() mutable { done(status); });
     return;
   }
-  auto next = [this, id, owner, done = std::move(done)]() mutable {
-    StepCheckpoint(id, owner, std::move(done));
+  auto next = [this, id, epoch, owner, done = std::move(done)]() mutable {
+    StepCheckpoint(id, epoch, owner, std::move(done));
   };
   if (options_.checkpoint_bytes_per_second == 0) {
     background_.Post(std::move(next));

@@ -311,6 +311,10 @@ void FileJournalEngine::RefuseBacklog(const absl::Status& status) {
 
 void FileJournalEngine::Answer(std::vector<Item> items) {
   for (Item& item : items) {
+    if (item.open_done) {
+      const MutexLock lock(mutex_);
+      --Find(item.batch.partition).openings;
+    }
     if (item.result.ok()) ++batches_;
     const absl::Status& status = item.result.status();
     Tell(item.batch.notify_written, status);  // unless they were told when it was written

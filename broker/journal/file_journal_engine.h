@@ -68,6 +68,9 @@ class FileJournalEngine final : public FileJournal {
     std::uint32_t epoch = 0;  // of the last opening
     std::uint64_t next_offset = 0;
     std::int64_t append_time_us = 0;
+    // Openings between the loading of the checkpoint and their answer: no checkpoint is written
+    // then, or the new owner would get an older one than was answered.
+    std::uint32_t openings = 0;
     // Refusals for space so far, and how many of them the owner had heard of: what it appended
     // before it heard is refused too, so that batches are neither reordered nor leave gaps.
     std::uint64_t refusals = 0;
@@ -120,7 +123,7 @@ class FileJournalEngine final : public FileJournal {
 
   // On the background executor.
   void OpenNow(PartitionId id, Executor& owner, OpenDone done);
-  void StepCheckpoint(PartitionId id, Executor* owner, JournalDone done);
+  void StepCheckpoint(PartitionId id, std::uint32_t epoch, Executor* owner, JournalDone done);
   void PrepareNow();
   void TrimNow();
   void CheckSpace();

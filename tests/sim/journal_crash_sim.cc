@@ -143,7 +143,8 @@ class History {
     }
     journal_ = *std::move(opened);
     opened_.assign(shadow_.count(), std::nullopt);
-    for (std::uint32_t i = 0; i < shadow_.count(); ++i) OpenPartition(PartitionId(i));
+    for (std::uint32_t i = 0; i < shadow_.count(); ++i)
+      OpenPartition(PartitionId(i), /*restarted=*/true);
     Settle();
     for (const auto& one : opened_) {
       if (!one) return false;
@@ -151,13 +152,16 @@ class History {
     return true;
   }
 
-  void OpenPartition(PartitionId id) {
-    journal_->Open(id, owner_, [this, id](absl::StatusOr<OpenResult> result) {
+  void OpenPartition(PartitionId id, bool restarted) {
+    journal_->Open(id, owner_, [this, id, restarted](absl::StatusOr<OpenResult> result) {
       if (!result.ok()) {
         why_ = result.status().ToString();
         return;
       }
-      shadow_.Opened(id, *result);
+      shadow_.Opened(id, *result, restarted);
+      // What is under way completes, or is fenced; the new owner waits to know which.
+      JournalShadow::Partition& partition = shadow_.at(id);
+      partition.resume_offset = partition.resume_offset.value_or(partition.next_offset);
       opened_[id.value()] = *std::move(result);
     });
   }
@@ -216,10 +220,10 @@ class History {
             std::max(partition.trim_letters_below, batch.letter_positions[0]);
       }
       journal_->TrimLettersBelow(id, partition.trim_letters_below);
-    } else if (dice < 92 && partition.outstanding == 0 && !partition.pending) {
+    } else if (dice < 92 && !partition.pending) {
       opened_[id.value()].reset();
-      OpenPartition(id);
-      Settle();
+      OpenPartition(id, /*restarted=*/false);
+      if (random_.Below(2) == 0) Settle();
     } else if (dice < 94 && errors_) {
       const auto call =
           random_.Below(2) == 0 ? SimFileSystem::Call::kWrite : SimFileSystem::Call::kSync;
@@ -245,9 +249,14 @@ class History {
       partition.next_offset = *std::exchange(partition.resume_offset, std::nullopt);
     }
     const std::size_t bytes = random_.Below(8) == 0 ? random_.Below(900) : random_.Below(120);
-    RecordBatch batch =
-        shadow_.Submit(id, opened_[id.value()]->epoch, static_cast<std::uint32_t>(random_.Below(4)),
-                       bytes, letters_ && random_.Below(5) == 0 ? 1 + random_.Below(2) : 0);
+    Epoch epoch = opened_[id.value()]->epoch;
+    auto events = static_cast<std::uint32_t>(random_.Below(4));
+    if (random_.Below(100) == 0 && epoch.value() > 1) {
+      epoch = Epoch(epoch.value() - 1);  // a zombie
+      events = 0;
+    }
+    RecordBatch batch = shadow_.Submit(
+        id, epoch, events, bytes, letters_ && random_.Below(5) == 0 ? 1 + random_.Below(2) : 0);
     const std::uint64_t batch_id = JournalShadow::NextId(batch);
     journal_->Append(std::move(batch),
                      [this, id, batch_id](auto result) { shadow_.Answered(id, batch_id, result); });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
 #include "broker/base/check.h"
 #include "broker/base/status.h"
@@ -32,6 +33,7 @@ RecordBatch JournalShadow::Submit(PartitionId id, Epoch epoch, std::uint32_t eve
   batch.epoch = epoch;
   batch.base_offset = Offset(partition.next_offset);
   batch.event_count = events;
+  batch.stale = epoch.value() < partition.epoch_answered;
   RecordWriter writer(batch.body);
   const std::string text =
       fmt::format("{}:", batch.id) + std::string(bytes, static_cast<char>('a' + batch.id % 26));
@@ -68,6 +70,7 @@ void JournalShadow::Answered(PartitionId id, std::uint64_t batch_id,
   Batch& batch = *found;
   if (partition.outstanding > 0) --partition.outstanding;
   if (result.ok()) {
+    if (batch.stale) Violate("an append of an older epoch completed");
     ++answered_;
     batch.fate = Fate::kAnswered;
     batch.position = result->position;
@@ -80,11 +83,13 @@ void JournalShadow::Answered(PartitionId id, std::uint64_t batch_id,
   }
   switch (result.status().code()) {
     case absl::StatusCode::kResourceExhausted:
-      partition.resume_offset =
-          std::min(partition.resume_offset.value_or(UINT64_MAX), batch.base_offset.value());
+    case absl::StatusCode::kAborted:
+      if (!batch.stale) {
+        partition.resume_offset =
+            std::min(partition.resume_offset.value_or(UINT64_MAX), batch.base_offset.value());
+      }
       batch.fate = Fate::kRefused;
       break;
-    case absl::StatusCode::kAborted:
     case absl::StatusCode::kUnavailable:
       batch.fate = Fate::kRefused;
       break;
@@ -96,7 +101,7 @@ void JournalShadow::Answered(PartitionId id, std::uint64_t batch_id,
   }
 }
 
-void JournalShadow::Opened(PartitionId id, const OpenResult& opened) {
+void JournalShadow::Opened(PartitionId id, const OpenResult& opened, bool restarted) {
   Partition& partition = at(id);
   if (opened.epoch.value() <= partition.epoch_answered) {
     Violate(fmt::format("partition {}: epoch {} after {}", id.value(), opened.epoch.value(),
@@ -106,7 +111,7 @@ void JournalShadow::Opened(PartitionId id, const OpenResult& opened) {
   partition.durable_end = opened.end;
   if (!opened.checkpoint) {
     if (partition.checkpointed) Violate("an answered checkpoint is gone");
-    partition.pending.reset();
+    if (restarted) partition.pending.reset();
     return;
   }
   Pages pages;
@@ -123,7 +128,7 @@ void JournalShadow::Opened(PartitionId id, const OpenResult& opened) {
   partition.checkpointed = true;
   partition.pages = std::move(pages);
   partition.replay_from = replay_from;
-  partition.pending.reset();
+  if (restarted) partition.pending.reset();
 }
 
 void JournalShadow::Observe(PartitionId id, const OpenResult& opened, const ReadResult& read) {
@@ -171,7 +176,7 @@ void JournalShadow::Observe(PartitionId id, const OpenResult& opened, const Read
         case Fate::kPending:
         case Fate::kUnknown:
           batch.fate = Fate::kGone;
-          missing = true;
+          missing = missing || !batch.stale;
           break;
         case Fate::kRefused:
         case Fate::kGone:
@@ -206,8 +211,20 @@ void JournalShadow::Observe(PartitionId id, const OpenResult& opened, const Read
 void JournalShadow::ObserveLetters(PartitionId id, const std::vector<LetterRef>& letters) {
   const Partition& partition = at(id);
   std::map<LetterPosition, DeliveryId> there;
-  for (const LetterRef& letter : letters) there[letter.position] = letter.id;
+  std::set<DeliveryId> ids;
+  for (const LetterRef& letter : letters) {
+    there[letter.position] = letter.id;
+    ids.insert(letter.id);
+  }
   for (const Batch& batch : partition.batches) {
+    // Whoever finds the settlement must find the letter, answered or not.
+    if (batch.fate == Fate::kSeen && partition.trim_letters_below == LetterPosition()) {
+      for (const LetterPut& letter : batch.letters) {
+        if (!ids.contains(letter.id)) {
+          Violate(fmt::format("batch {} is there without its letter", batch.id));
+        }
+      }
+    }
     for (std::size_t i = 0; i < batch.letter_positions.size(); ++i) {
       const LetterPosition position = batch.letter_positions[i];
       if (position < partition.trim_letters_below) continue;

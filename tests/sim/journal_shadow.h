@@ -29,6 +29,7 @@ class JournalShadow {
     std::uint32_t event_count = 0;
     std::string body;
     std::vector<LetterPut> letters;
+    bool stale = false;  // of an epoch that was over when it was submitted
     Fate fate = Fate::kPending;
     JournalPosition position;
     JournalPosition end;
@@ -63,7 +64,8 @@ class JournalShadow {
   // The answer to the batch that Submit numbered `id`.
   void Answered(PartitionId partition, std::uint64_t id,
                 const absl::StatusOr<AppendResult>& result);
-  void Opened(PartitionId id, const OpenResult& result);
+  // `restarted`: the process is new, so a checkpoint that failed is there now, or never.
+  void Opened(PartitionId id, const OpenResult& result, bool restarted);
   // Everything of the partition, read from its start. What is seen now must stay.
   void Observe(PartitionId id, const OpenResult& opened, const ReadResult& read);
   void ObserveLetters(PartitionId id, const std::vector<LetterRef>& letters);
