@@ -124,7 +124,8 @@ absl::StatusOr<Connection> ResolveConnection(const ConnectionFlags& flags) {
     }
   }
   if (flags.cert.empty() != flags.key.empty()) {
-    return absl::InvalidArgumentError("--cert and --cert-key belong together: give both or neither");
+    return absl::InvalidArgumentError(
+        "--cert and --cert-key belong together: give both or neither");
   }
   connection.tls = flags.tls || !flags.ca.empty() || !flags.cert.empty();
   connection.ca_path = flags.ca;

@@ -65,7 +65,7 @@ struct PartitionOptions {
 class PartitionObserver {
  public:
   virtual ~PartitionObserver() = default;
-  // An operator should hear this. `code` is of docs/errors ("T0201"), or empty.
+  // An operator should hear this. `code` is of docs/errors ("T0301"), or empty.
   virtual void Warn(PartitionId partition, std::string_view code, const std::string& message) = 0;
   // The journal failed: nothing more is answered OK. The process ends with status 1.
   virtual void Failed(PartitionId partition, const absl::Status& status) = 0;

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes schedule_golden.txt: instants of cron schedules in ten zones over three years.
 
 Independent of the broker's code: it walks every minute of UTC, turns it into wall-clock time with

@@ -162,7 +162,8 @@ TEST(PlanTest, AClockSetBackAnHourRepeatsNothing) {
 TEST(PlanTest, AClockTenYearsAheadForADayNeitherStormsNorStalls) {
   Harness harness("0 * * * *", MissedPolicy::kAll);
   harness.Plan(At("2026-01-01T01:00:00Z"));
-  EXPECT_EQ(harness.Plan(At("2036-01-01T00:00:00Z")).fires.size(), 26U);
+  // The one that is on time, and the 24 of the window before it.
+  EXPECT_EQ(harness.Plan(At("2036-01-01T00:00:00Z")).fires.size(), 25U);
   // Back again: goes on as if nothing had been.
   EXPECT_EQ(harness.Plan(At("2026-01-01T01:30:00Z")).next, At("2026-01-01T02:00:00Z"));
   EXPECT_THAT(harness.Plan(At("2026-01-01T02:00:00Z")).fires,
