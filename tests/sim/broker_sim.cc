@@ -89,12 +89,6 @@ struct Life {
   Dispatcher dispatcher;
 };
 
-// What the simulator knows of one (event, trigger).
-struct Ending {
-  int acked = 0;  // acks the broker confirmed as applied are not known; executions are
-  int leases = 0;
-};
-
 class Sim final : public PartitionObserver {
  public:
   explicit Sim(const BrokerSimOptions& options)
@@ -139,7 +133,6 @@ class Sim final : public PartitionObserver {
     }
     Fail("the broker does not come to rest");
   }
-  void Advance(Duration by) { clock_.Advance(by); }
   void Start();
   void Crash();
   void Publish();
@@ -502,7 +495,7 @@ void Sim::Quiesce() {
     if (options_.trace) fmt::print("round {} busy {}\n", round, busy);
     if (!busy) {
       if (round % 20 == 19) Letters(true);
-      Advance(std::chrono::milliseconds(500));
+      clock_.Advance(std::chrono::milliseconds(500));
       leased_.clear();
     }
   }
@@ -524,13 +517,8 @@ void Sim::Quiesce() {
 
 BrokerSimResult Sim::Run() {
   const auto on = [&] { return !Chance(25); };
-  crashes_ = on();
-  deaths_ = on();
-  fails_ = on();
-  poison_ = on();
+  for (bool* one : {&crashes_, &deaths_, &fails_, &poison_, &emits_, &dups_}) *one = on();
   reloads_ = Chance(50);
-  emits_ = on();
-  dups_ = on();
   full_ = Chance(50);
   letters_ = Chance(50);
   pauses_ = Chance(50);
@@ -585,7 +573,7 @@ BrokerSimResult Sim::Run() {
     } else if (choice < 85) {
       const Duration by = std::chrono::milliseconds(random_.Below(1500));
       // Leases end at the clock's word; what their holders say afterwards is stale.
-      Advance(by);
+      clock_.Advance(by);
       if (clock_.Monotonic() - last_expiry_check_ > std::chrono::seconds(3)) {
         last_expiry_check_ = clock_.Monotonic();
         leased_.clear();

@@ -103,6 +103,7 @@ TEST(CronVectorsTest, EquivalentExpressionsHaveTheSameInstants) {
     const std::string left = test.at("left");
     const std::string right = test.at("right");
     if (!SameDayRule(Fields(left)) || !SameDayRule(Fields(right))) continue;
+    if (Fields(left)[0] == "?" || Fields(right)[0] == "?") continue;  // a day field's, with us
     SCOPED_TRACE(left + " and " + right);
     const auto a = Schedule::Parse(Spec(left));
     const auto b = Schedule::Parse(Spec(right));
