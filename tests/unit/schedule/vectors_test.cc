@@ -99,7 +99,9 @@ TEST(CronVectorsTest, ExpressionsRefusedByCronosAreRefused) {
 
 TEST(CronVectorsTest, EquivalentExpressionsHaveTheSameInstants) {
   for (const nlohmann::json& test : ReadVectors("cron/cronos_equivalence.json")) {
-    if (!test.contains("equal")) continue;
+    // Those called unequal are unequal as expressions; their instants may agree, e.g. 31 and L in
+    // January.
+    if (!test.contains("equal") || !test.at("equal").get<bool>()) continue;
     const std::string left = test.at("left");
     const std::string right = test.at("right");
     if (!SameDayRule(Fields(left)) || !SameDayRule(Fields(right))) continue;
