@@ -57,12 +57,15 @@ broker:
 sources:
   inbox:
     was: old-inbox
-    file: { path: "${env:DIR}/in", include: ["*.csv"], exclude: [x], recursive: true, settle: 200ms,
-            rescan: 5s, mode: poll, on: [created, deleted], after: move, move_to: done, files_max: 9 }
-    event: { source: /in, type: a.b, subject: s, attributes: { region: eu }, data: { a: [1, "1", no, true] } }
+    file: { path: "${env:DIR}/in", include: ["*.csv"], exclude: [x], recursive: true,
+            settle: 200ms, rescan: 5s, mode: poll, on: [created, deleted],
+            after: move, move_to: done, files_max: 9 }
+    event: { source: /in, type: a.b, subject: s, attributes: { region: eu },
+             data: { a: [1, "1", no, true] } }
   nightly:
-    timer: { cron: "30 2 * * *", timezone: Europe/Berlin, missed: { policy: all, window: 1h, max: 5 },
-             dst: { gap: skip, overlap: both }, paused: true }
+    timer: { cron: "30 2 * * *", timezone: Europe/Berlin,
+             missed: { policy: all, window: 1h, max: 5 }, dst: { gap: skip, overlap: both },
+             paused: true }
 functions:
   import-csv: {}
   no:
@@ -77,7 +80,8 @@ triggers:
     timeout_max: 1h
     concurrency: 8
     order: partition
-    retry: { attempts: unlimited, backoff: 200ms, factor: 1.5, max_backoff: 1m, jitter: none, max_age: 1d }
+    retry: { attempts: unlimited, backoff: 200ms, factor: 1.5, max_backoff: 1m,
+             jitter: none, max_age: 1d }
     on_exhausted: park
     backlog: { max_age: 2h, max_size: 1000, when_full: drop }
     was: old
