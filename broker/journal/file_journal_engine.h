@@ -33,6 +33,12 @@ std::optional<DeliveryId> DecodeLetter(PartitionId partition, std::string_view b
 struct JournalThreads {
   explicit JournalThreads(const Clock& clock)
       : committer("committer", clock), reader("reader", clock), background("journal", clock) {}
+  ~JournalThreads() {
+    // All are stopped before any is gone: they post to each other.
+    committer.Stop();
+    reader.Stop();
+    background.Stop();
+  }
   ThreadExecutor committer;
   ThreadExecutor reader;
   ThreadExecutor background;
