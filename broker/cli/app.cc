@@ -15,7 +15,7 @@ std::unique_ptr<Command> NewRoot() {
       "tocsin serve -c tocsin.yaml\n"
       "tocsin publish --type order.paid --source /shop --data '{\"total\": 12}'";
   // AddServe(*root);
-  // AddValidate(*root);
+  AddValidate(*root);
   AddPublish(*root);
   AddTail(*root);
   AddTriggers(*root);
@@ -24,7 +24,7 @@ std::unique_ptr<Command> NewRoot() {
   AddDead(*root);
   AddStatus(*root);
   AddReload(*root);
-  // AddWork(*root);
+  AddWork(*root);
   AddVersion(*root);
   AddCompletion(*root);
   return root;
