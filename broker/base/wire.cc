@@ -5,7 +5,7 @@
 
 namespace tocsin {
 
-bool WireReader::ReadVarint(std::uint64_t& value) {
+bool WireReader::ReadLongVarint(std::uint64_t& value) {
   std::uint64_t result = 0;
   for (unsigned shift = 0; shift < 70; shift += 7) {
     if (position_ >= bytes_.size()) return false;
@@ -19,25 +19,6 @@ bool WireReader::ReadVarint(std::uint64_t& value) {
     }
   }
   return false;
-}
-
-bool WireReader::ReadTag(std::uint32_t& field, WireType& type) {
-  std::uint64_t tag = 0;
-  if (!ReadVarint(tag) || tag > 0xFFFFFFFFu) return false;
-  field = static_cast<std::uint32_t>(tag >> 3);
-  const auto wire = static_cast<std::uint8_t>(tag & 7);
-  if (field == 0) return false;
-  if (wire != 0 && wire != 1 && wire != 2 && wire != 5) return false;
-  type = static_cast<WireType>(wire);
-  return true;
-}
-
-bool WireReader::ReadBytes(std::string_view& value) {
-  std::uint64_t size = 0;
-  if (!ReadVarint(size) || size > remaining()) return false;
-  value = bytes_.substr(position_, static_cast<std::size_t>(size));
-  position_ += static_cast<std::size_t>(size);
-  return true;
 }
 
 bool WireReader::ReadFixed(std::size_t count, std::string_view& value) {

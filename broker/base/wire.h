@@ -21,15 +21,37 @@ class WireReader {
   std::size_t remaining() const { return bytes_.size() - position_; }
 
   // Each returns false, and leaves the reader unusable, when the bytes are malformed or too short.
-  bool ReadVarint(std::uint64_t& value);
-  bool ReadTag(std::uint32_t& field, WireType& type);
-  bool ReadBytes(std::string_view& value);  // varint length, then that many bytes
+  bool ReadVarint(std::uint64_t& value) {
+    // One byte is by far the commonest length.
+    if (position_ < bytes_.size() && static_cast<std::uint8_t>(bytes_[position_]) < 0x80) {
+      value = static_cast<std::uint8_t>(bytes_[position_++]);
+      return true;
+    }
+    return ReadLongVarint(value);
+  }
+  bool ReadTag(std::uint32_t& field, WireType& type) {
+    std::uint64_t tag = 0;
+    if (!ReadVarint(tag) || tag > 0xFFFFFFFFu || tag < 8) return false;
+    field = static_cast<std::uint32_t>(tag >> 3);
+    type = static_cast<WireType>(tag & 7);
+    return (0b100111u >> (tag & 7) & 1) != 0;  // 0, 1, 2, 5
+  }
+  // A varint length, then that many bytes.
+  bool ReadBytes(std::string_view& value) {
+    std::uint64_t size = 0;
+    if (!ReadVarint(size) || size > remaining()) return false;
+    value = std::string_view(bytes_.data() + position_, static_cast<std::size_t>(size));
+    position_ += static_cast<std::size_t>(size);
+    return true;
+  }
   bool ReadFixed(std::size_t count, std::string_view& value);
   bool ReadU32(std::uint32_t& value);  // little-endian
   bool ReadU64(std::uint64_t& value);
   bool Skip(WireType type);
 
  private:
+  bool ReadLongVarint(std::uint64_t& value);
+
   std::string_view bytes_;
   std::size_t position_ = 0;
 };
