@@ -1,0 +1,333 @@
+#include "broker/server/server.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <future>
+#include <span>
+#include <utility>
+
+#include "broker/base/check.h"
+#include "broker/base/json_scan.h"
+#include "broker/base/status.h"
+#include "broker/config/environment.h"
+#include "broker/journal/manifest.h"
+#include "broker/server/grpc_auth.h"
+#include "broker/server/plan_builder.h"
+#include "broker/server/server_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr Duration kPollEvery = std::chrono::milliseconds(10);
+constexpr Duration kListenerEndsWithin = std::chrono::seconds(2);
+constexpr auto kCloseWithin = std::chrono::seconds(60);
+
+// How many partitions the data directory has; nullopt if it is new, or unreadable (which opening
+// the journal reports).
+std::optional<std::uint32_t> StoredPartitions(FileSystem& file_system) {
+  const absl::StatusOr<std::unique_ptr<File>> file = file_system.Open("manifest.json");
+  if (!file.ok()) return std::nullopt;
+  std::string text(std::size_t{64} << 10, '\0');
+  const absl::StatusOr<std::size_t> bytes =
+      (*file)->ReadAt(0, std::as_writable_bytes(std::span(text)));
+  if (!bytes.ok()) return std::nullopt;
+  text.resize(*bytes);
+  const absl::StatusOr<Manifest> manifest = DecodeManifest(text);
+  if (!manifest.ok()) return std::nullopt;
+  return manifest->partitions;
+}
+
+std::uint32_t ShardCount(const BrokerConfig& broker, std::uint32_t partitions) {
+  if (broker.shards > 0) return std::min(broker.shards, partitions);
+  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  return std::clamp<std::uint32_t>(static_cast<std::uint32_t>(std::max(1L, cores)), 1, partitions);
+}
+
+}  // namespace
+
+Server::Impl::Impl(ServerOptions options_in)
+    : options(std::move(options_in)), log(options.log, clock), started(clock.Wall()) {}
+
+Server::Impl::~Impl() {
+  if (state.load() != ServerState::kStopped) static_cast<void>(Drain(Duration::zero()));
+}
+
+absl::StatusOr<Config> Server::Impl::Load(std::vector<ConfigError>& errors) const {
+  absl::StatusOr<Config> loaded;
+  if (options.load) {
+    loaded = options.load(errors);
+  } else if (options.config_path.empty()) {
+    loaded = Config();
+  } else {
+    loaded = LoadConfig(options.config_path, SystemConfigEnvironment(), &errors);
+  }
+  if (!loaded.ok()) return loaded;
+  if (options.data_dir) loaded->broker.data_dir = *options.data_dir;
+  if (options.listen) loaded->broker.listen = *options.listen;
+  if (options.http) loaded->broker.http = *options.http;
+  return loaded;
+}
+
+absl::Status Server::Impl::Start() {
+  std::vector<ConfigError> errors;
+  TOCSIN_ASSIGN_OR_RETURN(Config loaded, Load(errors));
+  TOCSIN_RETURN_IF_ERROR(CheckListeners(loaded.broker));
+  {
+    MutexLock lock(reload_mutex);
+    config = std::move(loaded);
+  }
+  authorizer.SetPolicy(ToAccessPolicy(config.broker));
+  TOCSIN_RETURN_IF_ERROR(OpenData(config.broker));
+  TOCSIN_RETURN_IF_ERROR(OpenPartitions());
+  MakeServices(config.broker);
+  TOCSIN_RETURN_IF_ERROR(Listen(config.broker));
+  sources->Apply(config.sources);
+  TOCSIN_RETURN_IF_ERROR(WriteEndpoints());
+  state.store(ServerState::kServing);
+  listener->SetServing(true);
+  log.Info(fmt::format("tocsin {} serves {} partitions from {}", kServerVersion,
+                       shards->partition_count(), data_dir));
+  log.Info(fmt::format("gRPC on {}{}", endpoints.grpc,
+                       endpoints.http.empty() ? "" : ", HTTP on " + endpoints.http));
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
+  data_dir = broker.data_dir;
+  log_bytes_max = broker.retention_bytes;
+  TOCSIN_ASSIGN_OR_RETURN(file_system, OpenSystemFileSystem(data_dir));
+  std::uint32_t partitions = broker.partitions;
+  if (!broker.partitions_given) {
+    partitions = StoredPartitions(*file_system).value_or(partitions);
+  }
+  FileJournalOptions journal_options;
+  journal_options.partitions = partitions;
+  journal_options.version = kServerVersion;
+  journal_options.degraded = options.degraded;
+  journal_options.on_fatal = [this](const absl::Status& status) { OnFatal(status); };
+  TOCSIN_ASSIGN_OR_RETURN(
+      journal, OpenFileJournal(std::move(journal_options), *file_system, clock, journal_random));
+  // Left behind by a process that did not end in order: nobody may take it for ours. Only after the
+  // lock is held, because a running broker's must stay.
+  const absl::Status removed = file_system->Remove(kEndpointsFile);
+  if (!removed.ok() && !absl::IsNotFound(removed)) return removed;
+  for (const std::string& warning : journal->Info().warnings) log.Warn("", warning);
+
+  ShardsOptions shards_options;
+  shards_options.partition = ToPartitionOptions(broker, partitions, journal->Info().hash_seed);
+  shards_options.ingest_bytes_max = broker.ingest_bytes_max;
+  std::vector<Executor*> executors;
+  std::vector<Random*> shard_randoms;
+  for (std::uint32_t shard = 0; shard < ShardCount(broker, partitions); ++shard) {
+    shard_threads.push_back(
+        std::make_unique<ThreadExecutor>(fmt::format("shard-{}", shard), clock));
+    randoms.push_back(std::make_unique<SeededRandom>(SystemSeed()));
+    executors.push_back(shard_threads.back().get());
+    shard_randoms.push_back(randoms.back().get());
+  }
+  control = std::make_unique<ThreadExecutor>("control", clock);
+  shards = std::make_unique<Shards>(shards_options, Shards::Ports{.journal = *journal,
+                                                                  .executors = executors,
+                                                                  .clock = clock,
+                                                                  .randoms = shard_randoms,
+                                                                  .observer = *this});
+  dispatcher = std::make_unique<Dispatcher>(*shards, *shards);
+  shards->SetDispatcher(*dispatcher);
+  sources =
+      std::make_unique<SourceSet>(SourceSet::Ports{.shards = *shards, .clock = clock, .log = log});
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::OpenPartitions() {
+  std::shared_ptr<const RoutePlan> plan;
+  {
+    MutexLock lock(reload_mutex);
+    TOCSIN_ASSIGN_OR_RETURN(plan, BuildPlan(config, ++generation, *dispatcher));
+  }
+  std::promise<absl::Status> opened;
+  shards->Open(std::move(plan),
+               [&opened](absl::Status status) { opened.set_value(std::move(status)); });
+  return opened.get_future().get();
+}
+
+void Server::Impl::MakeServices(const BrokerConfig& broker) {
+  const PublishEngineOptions engine_options{
+      .event_limits = broker.event_limits,
+      .hash_seed = journal->Info().hash_seed,
+      .partitions = shards->partition_count(),
+      .durable = true,
+  };
+  engine = std::make_unique<PublishEngine>(engine_options,
+                                           [this](PartitionId partition, PublishBatch& batch) {
+                                             return shards->TryPublish(partition, batch);
+                                           });
+  publisher = std::make_unique<PublishService>(
+      PublishServiceOptions(), *engine, clock,
+      [this](const grpc::ServerContextBase& context) {
+        return authorizer.Authorize(CallerOf(context), Scope::kPublish, "publishing");
+      },
+      metrics.publish_latency());
+
+  WorkerServiceOptions worker_options;
+  worker_options.broker = fmt::format("tocsin {}", kServerVersion);
+  worker_options.heartbeat = broker.heartbeat;
+  worker_options.gone_after = broker.gone_after;
+  workers = std::make_unique<WorkerService>(
+      worker_options, *dispatcher, clock,
+      [this](const grpc::ServerContextBase& context, const std::vector<std::string>* functions) {
+        const std::string object = functions == nullptr || functions->empty()
+                                       ? "attaching a worker"
+                                       : fmt::format("serving function `{}`", functions->front());
+        return authorizer.Authorize(CallerOf(context), Scope::kWork, object);
+      });
+  workers->Start(*control);
+
+  admin = std::make_unique<AdminService>(
+      AdminService::Ports{.shards = *shards,
+                          .dispatcher = *dispatcher,
+                          .host = *this,
+                          .executor = *control,
+                          .clock = clock},
+      [this](const grpc::ServerContextBase& context, std::string_view object) {
+        return authorizer.Authorize(CallerOf(context), Scope::kAdmin, object);
+      });
+
+  metrics.Register({.publish = &engine->counters(),
+                    .workers = &workers->counters(),
+                    .dispatcher = dispatcher.get(),
+                    .journal = [this] { return journal->Info(); },
+                    .sources = [this] { return sources->Samples(); },
+                    .version = kServerVersion});
+}
+
+absl::Status Server::Impl::Listen(const BrokerConfig& broker) {
+  GrpcListenerOptions listener_options;
+  listener_options.address = broker.listen;
+  listener_options.tls = broker.tls;
+  TOCSIN_ASSIGN_OR_RETURN(
+      listener,
+      GrpcListener::Start(listener_options, {publisher.get(), workers.get(), admin.get()}));
+  listener->SetServing(false);
+  endpoints.grpc = listener->address();
+  endpoints.grpc_port = listener->port();
+  if (broker.http.empty()) return absl::OkStatus();
+  TOCSIN_ASSIGN_OR_RETURN(
+      http, HttpServer::Start(broker.http, HttpLimits(), clock,
+                              [this](const HttpRequest& request, HttpServer::Reply reply) {
+                                OnHttp(request, std::move(reply));
+                              }));
+  endpoints.http = http->address();
+  endpoints.http_port = http->port();
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::WriteEndpoints() {
+  std::string text = fmt::format("{{\"pid\":{},\"grpc\":", getpid());
+  AppendJsonString(text, endpoints.grpc);
+  text += ",\"http\":";
+  AppendJsonString(text, endpoints.http);
+  text += "}\n";
+  const std::string temporary = fmt::format("{}.tmp", kEndpointsFile);
+  const absl::Status removed = file_system->Remove(temporary);
+  if (!removed.ok() && !absl::IsNotFound(removed)) return removed;
+  {
+    TOCSIN_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, file_system->Create(temporary));
+    const std::span<const std::byte> piece = std::as_bytes(std::span(text));
+    TOCSIN_RETURN_IF_ERROR(file->WriteAt(0, std::span(&piece, 1)));
+    TOCSIN_RETURN_IF_ERROR(file->SyncData());
+  }
+  TOCSIN_RETURN_IF_ERROR(file_system->Rename(temporary, kEndpointsFile));
+  return file_system->SyncDir("");
+}
+
+bool Server::Impl::WaitFor(Duration within, std::function<bool()> finished) {
+  struct Waiting {
+    std::promise<bool> result;
+    std::function<bool()> finished;
+    std::function<void()> step;
+  };
+  const auto waiting = std::make_shared<Waiting>();
+  waiting->finished = std::move(finished);
+  const Instant end = clock.Monotonic() + within;
+  waiting->step = [this, raw = waiting.get(), end] {
+    const bool over = raw->finished();
+    if (over || clock.Monotonic() >= end) {
+      raw->result.set_value(over);
+      return;
+    }
+    control->PostAt(clock.Monotonic() + kPollEvery, [raw] { raw->step(); });
+  };
+  std::future<bool> result = waiting->result.get_future();
+  control->Post([waiting] { waiting->step(); });
+  return result.get();
+}
+
+absl::Status Server::Impl::Drain(Duration within) {
+  state.store(ServerState::kDraining);
+  if (sources != nullptr) sources->Stop();
+  if (listener != nullptr) {
+    listener->SetServing(false);
+    publisher->Drain();
+    workers->RefuseNew();
+    dispatcher->DrainAll("the broker is stopping");
+    const bool left = WaitFor(within, [this] { return workers->stream_count() == 0; });
+    if (!left) {
+      log.Warn("", fmt::format("{} workers are still attached: what they hold is delivered again",
+                               workers->stream_count()));
+    }
+    workers->EndAll(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the broker is stopping"));
+    admin->Drain();
+    listener->Shutdown(kListenerEndsWithin);
+  }
+  if (http != nullptr) http->Stop();
+  if (control != nullptr) control->Stop();
+  absl::Status closed;
+  if (publisher != nullptr) {
+    // Every partition was opened.
+    const auto done = std::make_shared<std::promise<absl::Status>>();
+    std::future<absl::Status> result = done->get_future();
+    shards->Close([done](absl::Status status) { done->set_value(std::move(status)); });
+    closed = result.wait_for(failed.load() ? std::chrono::seconds(1) : kCloseWithin) ==
+                     std::future_status::ready
+                 ? result.get()
+                 : absl::DeadlineExceededError("the partitions did not close in time");
+  }
+  for (const auto& thread : shard_threads) thread->Stop();
+  sources.reset();
+  shards.reset();
+  dispatcher.reset();
+  journal.reset();
+  if (!endpoints.grpc.empty()) static_cast<void>(file_system->Remove(kEndpointsFile));
+  state.store(ServerState::kStopped);
+  if (!closed.ok()) return closed;
+  if (failed.load()) return absl::UnavailableError("the journal failed");
+  return absl::OkStatus();
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() = default;
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
+  auto impl = std::make_unique<Impl>(std::move(options));
+  const absl::Status started = impl->Start();
+  if (!started.ok()) return started;
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+const Endpoints& Server::endpoints() const { return impl_->endpoints; }
+
+ReloadReport Server::Reload() { return impl_->ReloadNow(); }
+
+absl::Status Server::Drain() {
+  TOCSIN_CHECK(impl_->state.load() != ServerState::kStopped, "drained twice");
+  impl_->log.Info("draining");
+  const absl::Status drained = impl_->Drain(impl_->options.drain_within);
+  if (drained.ok()) impl_->log.Info("stopped");
+  return drained;
+}
+
+}  // namespace tocsin

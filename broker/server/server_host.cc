@@ -1,0 +1,137 @@
+// What a running Server answers: the admin host, HTTP, reload, warnings.
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "broker/base/status.h"
+#include "broker/server/plan_builder.h"
+#include "broker/server/server_impl.h"
+
+namespace tocsin {
+namespace {
+
+std::string_view StateName(ServerState state) {
+  switch (state) {
+    case ServerState::kStarting:
+      return "starting";
+    case ServerState::kServing:
+      return "serving";
+    case ServerState::kDraining:
+    case ServerState::kStopped:
+      return "draining";
+  }
+  return "";
+}
+
+}  // namespace
+
+ReloadReport Server::Impl::ReloadNow() {
+  MutexLock lock(reload_mutex);
+  ReloadReport report;
+  std::vector<ConfigError> errors;
+  absl::StatusOr<Config> loaded = Load(errors);
+  absl::Status applied = loaded.status();
+  if (applied.ok()) applied = CheckListeners(loaded->broker);
+  std::shared_ptr<const RoutePlan> plan;
+  if (applied.ok()) {
+    absl::StatusOr<std::shared_ptr<const RoutePlan>> built =
+        BuildPlan(*loaded, generation + 1, *dispatcher);
+    applied = built.status();
+    if (applied.ok()) plan = std::move(*built);
+  }
+  if (!applied.ok()) {
+    for (const ConfigError& error : errors) report.errors.push_back(error.ToString());
+    if (report.errors.empty()) report.errors.emplace_back(MessageOf(applied));
+    metrics.reloads(false)->Add();
+    log.Warn("T0207", fmt::format("the configuration was not reloaded: {}{}", report.errors.front(),
+                                  report.errors.size() > 1
+                                      ? fmt::format(" and {} more", report.errors.size() - 1)
+                                      : ""));
+    return report;
+  }
+  ++generation;
+  report.changes = DescribeChanges(config, *loaded);
+  const AccessPolicy policy = ToAccessPolicy(loaded->broker);
+  authorizer.SetPolicy(policy);
+  publisher->Reauthorize();
+  workers->Reauthorize();
+  shards->ApplyPlan(std::move(plan));
+  sources->Apply(loaded->sources);
+  config = std::move(*loaded);
+  metrics.reloads(true)->Add();
+  log.Info(fmt::format("reloaded: {} changes", report.changes.size()));
+  for (const std::string& change : report.changes) log.Info(change);
+  return report;
+}
+
+void Server::Impl::Reload(absl::AnyInvocable<void(ReloadReport)> done) {
+  control->Post([this, done = std::move(done)]() mutable { done(ReloadNow()); });
+}
+
+void Server::Impl::DescribeProcess(v1::StatusResponse& response) const {
+  const JournalInfo info = journal->Info();
+  response.set_version(kServerVersion);
+  response.set_data_dir(data_dir);
+  response.set_data_dir_id(info.data_dir_id);
+  response.set_started_us(started.time_since_epoch().count());
+  response.set_state(std::string(failed.load() ? "read_only" : StateName(state.load())));
+  response.set_log_bytes(info.log_bytes);
+  response.set_letter_bytes(info.letter_bytes);
+  response.set_log_bytes_max(log_bytes_max);
+  response.set_config_path(options.config_path);
+  for (const std::string& warning : info.warnings) response.add_warnings(warning);
+  if (info.reserve_only) {
+    response.add_warnings("the disk is nearly full: publishes and sources are refused");
+  }
+}
+
+void Server::Impl::DescribeSources(v1::ListSourcesResponse& response) const {
+  sources->Describe(response);
+}
+
+void Server::Impl::Warn(PartitionId partition, std::string_view code, const std::string& message) {
+  metrics.warnings()->Add();
+  log.Limited(fmt::format("{}/{}/{}", partition.value(), code, message.substr(0, 40)),
+              LogLevel::kWarn, code, fmt::format("partition {}: {}", partition.value(), message));
+}
+
+void Server::Impl::Failed(PartitionId partition, const absl::Status& status) {
+  OnFatal(Annotate(status, fmt::format("partition {}", partition.value())));
+}
+
+void Server::Impl::OnFatal(const absl::Status& status) {
+  if (failed.exchange(true)) return;
+  log.Error("T0201",
+            fmt::format("the journal failed, nothing more is accepted: {}", MessageOf(status)));
+  if (options.on_fatal) options.on_fatal(status);
+}
+
+void Server::Impl::OnHttp(const HttpRequest& request, HttpServer::Reply reply) {
+  if (request.path == "/healthz") {
+    if (failed.load()) return reply({.status = 503, .body = "the journal failed\n"});
+    return reply({.body = "ok\n"});
+  }
+  if (request.path == "/readyz") {
+    if (failed.load()) return reply({.status = 503, .body = "the journal failed\n"});
+    if (state.load() == ServerState::kServing) return reply({.body = "ready\n"});
+    return reply({.status = 503, .body = fmt::format("{}\n", StateName(state.load()))});
+  }
+  if (request.path != "/metrics") return reply({.status = 404, .body = "not found\n"});
+  Caller caller;
+  if (request.authorization) caller.bearer = BearerToken(*request.authorization);
+  const absl::Status allowed = authorizer.Authorize(caller, Scope::kAdmin, "/metrics");
+  if (!allowed.ok()) {
+    return reply({.status = absl::IsPermissionDenied(allowed) ? 403 : 401,
+                  .body = fmt::format("{}\n", MessageOf(allowed))});
+  }
+  shards->Snapshots([this, reply = std::move(reply)](std::vector<PartitionSnapshot> snapshots) {
+    // Printed on the control thread: a partition's own has better things to do.
+    control->Post([this, reply, taken = std::move(snapshots)]() mutable {
+      metrics.Update(std::move(taken));
+      reply({.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics.Print()});
+    });
+  });
+}
+
+}  // namespace tocsin

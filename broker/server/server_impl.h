@@ -1,0 +1,102 @@
+// The parts of a Server and how they are joined; private to broker/server.
+
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "broker/base/mutex.h"
+#include "broker/base/random.h"
+#include "broker/base/system_clock.h"
+#include "broker/base/system_file_system.h"
+#include "broker/base/thread_executor.h"
+#include "broker/journal/file_journal.h"
+#include "broker/partition/shards.h"
+#include "broker/server/admin_service.h"
+#include "broker/server/auth.h"
+#include "broker/server/grpc_listener.h"
+#include "broker/server/http_server.h"
+#include "broker/server/log.h"
+#include "broker/server/publish_engine.h"
+#include "broker/server/publish_service.h"
+#include "broker/server/server.h"
+#include "broker/server/server_metrics.h"
+#include "broker/server/source_set.h"
+#include "dispatch/dispatcher.h"
+#include "dispatch/grpc/worker_service.h"
+
+namespace tocsin {
+
+enum class ServerState : std::uint8_t { kStarting, kServing, kDraining, kStopped };
+
+struct Server::Impl final : public AdminHost, public PartitionObserver {
+  explicit Impl(ServerOptions options_in);
+  ~Impl() override;
+
+  // Start(), in order.
+  absl::Status Start();
+  absl::StatusOr<Config> Load(std::vector<ConfigError>& errors) const;
+  absl::Status OpenData(const BrokerConfig& broker);
+  absl::Status OpenPartitions();
+  void MakeServices(const BrokerConfig& broker);
+  absl::Status Listen(const BrokerConfig& broker);
+  absl::Status WriteEndpoints();
+
+  absl::Status Drain(Duration within);
+  ReloadReport ReloadNow();
+  void OnHttp(const HttpRequest& request, HttpServer::Reply reply);
+  void OnFatal(const absl::Status& status);
+  // Runs `finished` on the control thread every few milliseconds until it is true or `within` is
+  // over.
+  bool WaitFor(Duration within, std::function<bool()> finished);
+
+  // AdminHost
+  void DescribeProcess(v1::StatusResponse& response) const override;
+  void DescribeSources(v1::ListSourcesResponse& response) const override;
+  void Reload(absl::AnyInvocable<void(ReloadReport)> done) override;
+
+  // PartitionObserver
+  void Warn(PartitionId partition, std::string_view code, const std::string& message) override;
+  void Failed(PartitionId partition, const absl::Status& status) override;
+
+  // Set at construction, or by Start() before anything else runs.
+  const ServerOptions options;
+  SystemClock clock;
+  Log log;
+  WallTime started;
+  std::string data_dir;
+  Endpoints endpoints;
+  std::uint64_t log_bytes_max = 0;
+
+  std::atomic<ServerState> state{ServerState::kStarting};
+  std::atomic<bool> failed{false};
+
+  mutable Mutex reload_mutex;  // one reload at a time; the configuration in force
+  Config config ABSL_GUARDED_BY(reload_mutex);
+  std::uint64_t generation ABSL_GUARDED_BY(reload_mutex) = 0;
+
+  // In the order of their making; Drain() ends them explicitly, in its own order.
+  ServerMetrics metrics;
+  Authorizer authorizer{AccessPolicy()};
+  SeededRandom journal_random{SystemSeed()};
+  std::unique_ptr<FileSystem> file_system;
+  std::unique_ptr<PublishEngine> engine;
+  std::unique_ptr<PublishService> publisher;
+  std::unique_ptr<WorkerService> workers;
+  std::unique_ptr<AdminService> admin;
+  std::unique_ptr<FileJournal> journal;
+  std::vector<std::unique_ptr<SeededRandom>> randoms;
+  std::unique_ptr<Dispatcher> dispatcher;
+  std::unique_ptr<Shards> shards;
+  std::vector<std::unique_ptr<ThreadExecutor>> shard_threads;
+  std::unique_ptr<ThreadExecutor> control;
+  std::unique_ptr<SourceSet> sources;
+  std::unique_ptr<GrpcListener> listener;
+  std::unique_ptr<HttpServer> http;
+};
+
+}  // namespace tocsin

@@ -1,0 +1,80 @@
+// ServerMetrics: every metric of the broker, in one registry.
+//
+// Counters of the hot paths live where they are counted and are read when printed; what the
+// partitions know comes from the snapshots that Update() is given before each printing.
+//
+// Threading: thread-safe. What Sources points to outlives it.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "broker/base/metrics.h"
+#include "broker/base/mutex.h"
+#include "broker/journal/file_journal.h"
+#include "broker/partition/partition.h"
+#include "broker/server/publish_engine.h"
+#include "dispatch/dispatcher.h"
+#include "dispatch/grpc/worker_service.h"
+
+namespace tocsin {
+
+class ServerMetrics {
+ public:
+  struct SourceSample {
+    std::string name;
+    std::string state;
+    std::uint64_t errors = 0;
+  };
+  struct Sources {
+    PublishCounters* publish = nullptr;
+    const WorkerCounters* workers = nullptr;
+    const Dispatcher* dispatcher = nullptr;
+    std::function<JournalInfo()> journal;
+    std::function<std::vector<SourceSample>()> sources;
+    std::string version;
+  };
+
+  ServerMetrics();
+
+  // Seconds from a publish request's arrival to its answer.
+  Histogram* publish_latency() { return publish_latency_; }
+  Counter* reloads(bool ok) { return ok ? reloads_ok_ : reloads_failed_; }
+  Counter* warnings() { return warnings_; }
+
+  // Once, before Print().
+  void Register(const Sources& sources);
+
+  void Update(std::vector<PartitionSnapshot> snapshots);
+  // Prometheus' text format.
+  std::string Print() const { return registry_.Print(); }
+
+ private:
+  using Samples = std::vector<MetricsRegistry::Sample>;
+  void RegisterPublish(PublishCounters& counters);
+  void RegisterWorkers(const WorkerCounters& counters, const Dispatcher& dispatcher);
+  void RegisterJournal(std::function<JournalInfo()> info);
+  void RegisterTriggers();
+  void RegisterPartitions();
+  void AddOne(const std::string& name, const std::string& help, MetricsRegistry::SampleKind kind,
+              std::function<double()> value);
+  // `value` of every partition, labelled by its number.
+  void AddPartition(const std::string& name, const std::string& help,
+                    MetricsRegistry::SampleKind kind,
+                    std::function<double(const PartitionSnapshot&)> value);
+
+  MetricsRegistry registry_;
+  Histogram* publish_latency_;
+  Counter* reloads_ok_;
+  Counter* reloads_failed_;
+  Counter* warnings_;
+
+  mutable Mutex mutex_;
+  std::vector<PartitionSnapshot> snapshots_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace tocsin
