@@ -14,7 +14,7 @@ std::unique_ptr<Command> NewRoot() {
   root->example =
       "tocsin serve -c tocsin.yaml\n"
       "tocsin publish --type order.paid --source /shop --data '{\"total\": 12}'";
-  // AddServe(*root);
+  AddServe(*root);
   AddValidate(*root);
   AddPublish(*root);
   AddTail(*root);
