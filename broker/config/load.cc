@@ -1,5 +1,6 @@
 #include "broker/config/load.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -89,15 +90,17 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& fil
                                    std::vector<ConfigError>* errors) {
   ConfigReader reader(file, environment);
   Config config;
-  YamlTree tree;
+  auto tree = std::make_unique<YamlTree>();
   YamlLimits limits;
   limits.text_bytes_max = kConfigBytesMax;
-  if (std::optional<YamlFault> fault = tree.Parse(text, limits)) {
+  if (std::optional<YamlFault> fault = tree->Parse(text, limits)) {
     reader.Error(fault->location, config_code::kUnreadable, std::move(fault->message));
   } else {
-    ReadFileModel(reader, tree.root(), config);
+    ReadFileModel(reader, tree->root(), config);
     CheckFormerNames(reader, config);
   }
+  // The larger part of a large file's memory; the canonical texts take its place.
+  tree.reset();
   std::vector<ConfigError> found = reader.TakeErrors();
   absl::Status status;
   if (!found.empty()) status = ErrorStatus(found);
