@@ -136,6 +136,8 @@ class TestWorker {
 
   grpc::Status Finish() {
     finished_ = true;
+    // gRPC gives the status only after everything that came before it was read.
+    ReadUntil([](const v1::BrokerFrame&) { return false; });
     return stream_->Finish();
   }
 
