@@ -54,7 +54,8 @@ TEST_F(SystemFileSystemTest, WritesManyPiecesAndReadsThemBack) {
     pieces.push_back(Bytes(text));
     all += text;
   }
-  const std::array<std::span<const std::byte>, 1> head = {Bytes("..")};
+  const std::string head_text = "..";
+  const std::array<std::span<const std::byte>, 1> head = {Bytes(head_text)};
   ASSERT_TRUE((*file)->WriteAt(0, head).ok());
   ASSERT_TRUE((*file)->WriteAt(2, pieces).ok());
   ASSERT_TRUE((*file)->SyncData().ok());
@@ -83,7 +84,8 @@ TEST_F(SystemFileSystemTest, PathsCannotLeaveTheRoot) {
 TEST_F(SystemFileSystemTest, PreallocateZeroFillsBehindWhatIsThere) {
   auto file = fs_->Create("f");
   ASSERT_TRUE(file.ok());
-  const std::array<std::span<const std::byte>, 1> head = {Bytes("head")};
+  const std::string head_text = "head";
+  const std::array<std::span<const std::byte>, 1> head = {Bytes(head_text)};
   ASSERT_TRUE((*file)->WriteAt(0, head).ok());
   ASSERT_TRUE((*file)->Preallocate(3 * 4096 + 5).ok());
   std::string expected(3 * 4096 + 5, '\0');
@@ -137,7 +139,8 @@ TEST_F(SystemFileSystemTest, F5AFullDeviceIsResourceExhausted) {
   ASSERT_TRUE(root.ok()) << root.status();
   auto full = (*root)->Open("full");
   ASSERT_TRUE(full.ok()) << full.status();
-  const std::array<std::span<const std::byte>, 1> text = {Bytes("x")};
+  const std::string text_text = "x";
+  const std::array<std::span<const std::byte>, 1> text = {Bytes(text_text)};
   EXPECT_EQ((*full)->WriteAt(0, text).code(), absl::StatusCode::kResourceExhausted);
 }
 
