@@ -200,6 +200,19 @@ void ReadFile(ConfigReader& reader, YamlNode node, FileSpec& file) {
   section.Integer("files_max", file.files_max, 1, 100'000'000, "files remembered");
   section.Finish();
   if (reader.describing != nullptr) return;
+  for (const auto& [name, globs] :
+       {std::pair("include", &file.include), std::pair("exclude", &file.exclude)}) {
+    for (const std::string& glob : *globs) {
+      const absl::Status valid = ValidateGlob(glob);
+      if (!valid.ok()) {
+        section.Error(name, config_code::kBadValue, std::string(MessageOf(valid)));
+        break;
+      }
+    }
+  }
+  if (section.Has("path") && file.path.empty()) {
+    section.Error("path", config_code::kBadValue, "`path` is empty: name the directory to watch");
+  }
   if (file.after == AfterFile::kMove && file.move_to.empty()) {
     section.Error("after", config_code::kMissing, "`after: move` needs `move_to`");
   }

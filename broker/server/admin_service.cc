@@ -270,7 +270,7 @@ grpc::ServerUnaryReactor* AdminService::ListSources(grpc::CallbackServerContext*
         }
         status->set_partition(snapshot.id.value());
         status->set_events(lane.events);
-        status->set_position(lane.position);
+        if (status->position().empty()) status->set_position(lane.position);
       }
       for (const ScheduleStatus& schedule : snapshot.schedules) {
         v1::SourceStatus& status = *response->add_sources();

@@ -1,0 +1,129 @@
+// FileTracker: decides which files are complete and new. Pure: it is told what was seen of the disk
+// and when, and says what to look at next; it never looks itself.
+//
+//            Observe                 unchanged for `settle`, closed by its writer
+//   (disk) ----------> candidate ------------------------------------------------> seen (+ event)
+//                        ^    |                                                      |
+//              changed   +----+ vanished: forgotten       gone for good: erased <----+ (+ event)
+//
+// * A file is known by its identity, not its name: what is renamed makes no second event, and a
+//   name that comes back with another file in it does.
+// * A file that a writer was seen to open is complete only when it was seen to close it, or when
+// the
+//   tree knows that nobody has it open.
+// * What is gone is erased only after it was looked for twice, so that a file that is being renamed
+//   while the tree is listed is not forgotten and found anew.
+//
+// Where a file system does not tell when a file was born, its inode may be another file's by now:
+// if its name, and its size or time differ from what is remembered, it is taken for a new one.
+//
+// Threading: one thread.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "broker/base/clock.h"
+#include "connectors/file/directory_tree.h"
+#include "connectors/file/file_event.h"
+#include "connectors/file/file_spec.h"
+#include "connectors/file/seen_file.h"
+#include "connectors/source_connector.h"
+
+namespace tocsin {
+
+class FileTracker {
+ public:
+  // How long something gone may still turn up under another name.
+  static constexpr Duration kGoneGrace = std::chrono::milliseconds(500);
+
+  // `spec` outlives it.
+  explicit FileTracker(const FileSpec& spec) : spec_(spec) {}
+
+  // What the lane remembered; nothing else is remembered afterwards. How many entries were not to
+  // be read (they are erased).
+  std::size_t Restore(const std::map<std::string, std::string>& entries);
+
+  // --- what is seen ---
+  // Only of regular files whose names are usable; `what` is kTouched, kComplete, or nothing: it was
+  // found by listing.
+  void Observe(const std::string& path, const FileFacts& facts, std::optional<TreeChangeKind> what,
+               Instant now);
+  // A file of this name was removed or moved away.
+  void Gone(const std::string& path, Instant now);
+  // Changes were lost: nothing is known of open writers any more.
+  void ForgetWriters();
+
+  // A whole listing: everything found is Observe()d between the two. `unreadable` are directories
+  // that could not be listed: what is beneath them is not gone. True: something is missing that was
+  // not missed before, list again after kGoneGrace.
+  void BeginListing();
+  [[nodiscard]] bool EndListing(const std::set<std::string>& unreadable);
+
+  // --- what to look at ---
+  // When a candidate or something gone is due; nullopt: nothing is.
+  std::optional<Instant> Due() const;
+  std::optional<std::string> NextCandidate(Instant now);  // due
+  std::optional<std::string> NextGone(Instant now);       // due: look whether it is there
+
+  // What was found at NextCandidate()'s path; nullopt: nothing of that name.
+  void Decide(const std::string& path, const std::optional<FileFacts>& facts, WriterState writer,
+              Instant now);
+  // What was found at NextGone()'s path. `certain`: a file that was moved within the tree would
+  // have been Observe()d by now; if not, only listings erase.
+  void DecideGone(const std::string& path, const std::optional<FileFacts>& facts, bool certain);
+
+  // --- what came of it, since the last Take() ---
+  bool HasOutput() const { return !output_.occurrences.empty() || !output_.puts.empty(); }
+  std::size_t output_count() const { return output_.occurrences.size() + output_.puts.size(); }
+  struct Output {
+    std::vector<FileOccurrence> occurrences;
+    // By identity, so that the last word counts: a value, or nullopt to erase.
+    std::map<FileIdentity, std::optional<SeenFile>> puts;
+  };
+  Output Take() { return std::exchange(output_, {}); }
+
+  const SeenFile* FindSeen(const FileIdentity& identity) const;
+  std::size_t seen_count() const { return seen_.size(); }
+  std::size_t candidate_count() const { return candidates_.size(); }
+
+ private:
+  struct Seen {
+    SeenFile file;
+    std::uint32_t listing = 0;  // in which it was found last
+    bool missed = false;        // by the listing before
+  };
+  struct Candidate {
+    FileFacts facts;
+    Instant due;
+    bool open = false;  // a writer was seen to make it or write to it, and not to close it
+    bool written = false;
+  };
+
+  bool Matches(const std::string& path) const;
+  Seen* Known(const std::string& path, const FileFacts& facts);
+  void Remember(const std::string& path, const FileFacts& facts);
+  void Erase(const FileIdentity& identity, bool deleted);
+  void Schedule(const std::string& path, Candidate& candidate, Instant due);
+  void DropCandidate(const std::string& path);
+
+  const FileSpec& spec_;
+  absl::flat_hash_map<FileIdentity, Seen> seen_;
+  absl::flat_hash_map<std::string, FileIdentity> by_path_;
+  absl::flat_hash_map<std::string, Candidate> candidates_;
+  std::set<std::pair<Instant, std::string>> candidate_dues_;
+  std::map<std::string, Instant> gone_;  // by path; all have the same grace
+  std::set<std::pair<Instant, std::string>> gone_dues_;
+  std::uint32_t listing_ = 0;
+  Output output_;
+};
+
+}  // namespace tocsin

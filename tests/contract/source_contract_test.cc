@@ -1,0 +1,149 @@
+#include "tests/contract/source_contract.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "broker/base/mutex.h"
+#include "broker/base/system_clock.h"
+#include "broker/base/thread_executor.h"
+#include "broker/virtual/one_thread_executor.h"
+#include "connectors/file/file_connector.h"
+#include "connectors/file/system_tree.h"
+#include "tests/unit/connectors/fake_tree.h"
+
+namespace tocsin {
+namespace {
+
+FileSpec QuickSpec(const std::string& path) {
+  FileSpec spec;
+  spec.name = "contract";
+  spec.path = path;
+  spec.settle = std::chrono::milliseconds(20);
+  spec.rescan = std::chrono::milliseconds(200);
+  return spec;
+}
+
+class FakeFileRig final : public SourceRig {
+ public:
+  SourceConnector& Restart() override {
+    executor_.RunUntilIdle();
+    connector_ = std::make_unique<FileConnector>(
+        QuickSpec("/in"), FileConnector::Ports{tree_, clock_, executor_, executor_});
+    return *connector_;
+  }
+  void Produce(int count) override {
+    for (int i = 0; i < count; ++i) tree_.Write("f" + std::to_string(made_++));
+  }
+  bool RunUntil(const std::function<bool()>& finished) override {
+    executor_.RunUntilIdle();
+    return finished();
+  }
+
+ private:
+  VirtualClock clock_;
+  OneThreadExecutor executor_{clock_};
+  FakeTree tree_{clock_};
+  std::unique_ptr<FileConnector> connector_;
+  int made_ = 0;
+};
+
+// The real disk, with the lane's thread as in production; the test's thread is the owner.
+class RealFileRig final : public SourceRig {
+ public:
+  RealFileRig() {
+    std::string name = (std::filesystem::temp_directory_path() / "tocsin-source-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) ADD_FAILURE() << "no temporary directory";
+    dir_ = name;
+  }
+  ~RealFileRig() override {
+    lane_.reset();
+    std::filesystem::remove_all(dir_);
+  }
+  SourceConnector& Restart() override {
+    if (connector_ != nullptr) connector_->Cancel();
+    lane_.reset();  // waits for what runs
+    owner_.RunUntilIdle();
+    tree_ = *MakeSystemTree(dir_, clock_);
+    lane_ = std::make_unique<ThreadExecutor>("lane", clock_);
+    connector_ = std::make_unique<FileConnector>(
+        QuickSpec(dir_), FileConnector::Ports{*tree_, clock_, owner_, *lane_});
+    return *connector_;
+  }
+  void Produce(int count) override {
+    for (int i = 0; i < count; ++i) {
+      const std::string path = dir_ + "/f" + std::to_string(made_++);
+      const int file = ::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+      EXPECT_GE(file, 0);
+      EXPECT_EQ(::write(file, "x", 1), 1);
+      ::close(file);
+    }
+  }
+  bool RunUntil(const std::function<bool()>& finished) override {
+    const Instant end = clock_.Monotonic() + std::chrono::seconds(10);
+    while (!finished()) {
+      if (clock_.Monotonic() > end) return false;
+      owner_.RunUntilIdle();
+      owner_.Wait(std::chrono::milliseconds(20));
+    }
+    return true;
+  }
+
+ private:
+  // Posted to by the lane's thread, run by the test's.
+  class Mailbox final : public Executor {
+   public:
+    ~Mailbox() override { ::close(posted_); }
+    void Post(Task task) override {
+      {
+        MutexLock lock(mutex_);
+        tasks_.push_back(std::move(task));
+      }
+      const std::uint64_t one = 1;
+      EXPECT_EQ(::write(posted_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+    }
+    void PostAt(Instant, Task) override { ADD_FAILURE() << "the connector has no timers here"; }
+    void RunUntilIdle() {
+      std::vector<Task> tasks;
+      {
+        MutexLock lock(mutex_);
+        tasks.swap(tasks_);
+      }
+      for (Task& task : tasks) task();
+    }
+    void Wait(std::chrono::milliseconds at_most) const {
+      pollfd waited{posted_, POLLIN, 0};
+      if (::poll(&waited, 1, static_cast<int>(at_most.count())) <= 0) return;
+      std::uint64_t count = 0;
+      EXPECT_EQ(::read(posted_, &count, sizeof(count)), static_cast<ssize_t>(sizeof(count)));
+    }
+
+   private:
+    const int posted_ = ::eventfd(0, EFD_CLOEXEC);
+    Mutex mutex_;
+    std::vector<Task> tasks_ ABSL_GUARDED_BY(mutex_);
+  };
+
+  SystemClock clock_;
+  std::string dir_;
+  Mailbox owner_;
+  std::unique_ptr<DirectoryTree> tree_;
+  std::unique_ptr<ThreadExecutor> lane_;
+  std::unique_ptr<FileConnector> connector_;
+  int made_ = 0;
+};
+
+std::unique_ptr<SourceRig> MakeFake() { return std::make_unique<FakeFileRig>(); }
+std::unique_ptr<SourceRig> MakeReal() { return std::make_unique<RealFileRig>(); }
+
+INSTANTIATE_TEST_SUITE_P(FileInMemory, SourceContract, ::testing::Values(&MakeFake));
+INSTANTIATE_TEST_SUITE_P(FileOnDisk, SourceContract, ::testing::Values(&MakeReal));
+
+}  // namespace
+}  // namespace tocsin
