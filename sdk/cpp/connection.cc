@@ -77,7 +77,7 @@ std::shared_ptr<grpc::Channel> NewChannel(const ConnectionOptions& options) {
   // Coming back is the SDK's business, with its own backoff; a channel that waits by itself would
   // answer "connection refused" long after the broker is back.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
@@ -117,6 +117,15 @@ std::chrono::milliseconds Backoff::Next() {
   step_ = std::min(max_, step_ * 2);
   return std::chrono::milliseconds(
       std::uniform_int_distribution<std::int64_t>(ceiling / 2, ceiling)(random_));
+}
+
+bool Backoff::WorthTelling() {
+  const auto now = std::chrono::steady_clock::now();
+  if (told_ && now - *told_ < std::chrono::seconds(10)) {
+    return false;
+  }
+  told_ = now;
+  return true;
 }
 
 }  // namespace tocsin::sdk

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <string_view>
@@ -50,13 +51,20 @@ class Backoff {
  public:
   Backoff(std::chrono::milliseconds min, std::chrono::milliseconds max);
   std::chrono::milliseconds Next();
-  void Reset() { step_ = min_; }
+  void Reset() {
+    step_ = min_;
+    told_.reset();
+  }
+  // The first failure since Reset(), and one in ten seconds after it: an outage is no reason to
+  // fill a log.
+  bool WorthTelling();
 
  private:
   std::chrono::milliseconds min_;
   std::chrono::milliseconds max_;
   std::chrono::milliseconds step_;
   std::mt19937_64 random_;
+  std::optional<std::chrono::steady_clock::time_point> told_;
 };
 
 }  // namespace tocsin::sdk

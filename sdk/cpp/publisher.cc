@@ -211,9 +211,10 @@ void Publisher::Impl::Main() {
       backoff.Reset();
     }
     const milliseconds wait = backoff.Next();
-    Log(fmt::format("publisher: no connection to {} ({}); {} events wait, trying again in {:.1f} s",
-                    options_.connection.target, Describe(status), unanswered_events_,
-                    static_cast<double>(wait.count()) / 1e3));
+    if (backoff.WorthTelling()) {
+      Log(fmt::format("publisher: no connection to {} ({}); {} events wait, it tries again",
+                      options_.connection.target, Describe(status), unanswered_events_));
+    }
     writer_wake_.wait_for(lock, wait, [this] { return closing_; });
   }
   FailAll(lock, absl::CancelledError("the publisher was closed before the broker answered"));

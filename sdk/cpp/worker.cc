@@ -196,9 +196,11 @@ int Worker::Loop::Run() {
       backoff.Reset();
     }
     const milliseconds wait = backoff.Next();
-    Log(fmt::format("worker {}: {} {} ({}); trying again in {:.1f} s", engine_.name(),
-                    session.welcomed ? "lost the connection to" : "cannot attach to",
-                    connection.target, Describe(status), static_cast<double>(wait.count()) / 1e3));
+    if (backoff.WorthTelling()) {
+      Log(fmt::format("worker {}: {} {} ({}); it tries again", engine_.name(),
+                      session.welcomed ? "lost the connection to" : "cannot attach to",
+                      connection.target, Describe(status)));
+    }
     stop_wake_.wait_for(lock, wait, [this] { return stopping_; });
   }
   const bool aborted = aborted_;

@@ -1,18 +1,21 @@
 #!/usr/bin/python3
-"""Kills a real broker with SIGKILL at random while events, timers and workers are at work.
+"""Kills a real broker with SIGKILL at random, and its workers, while a publisher, a timer and files
+are at work at full load.
 
-Afterwards: every answered event ran or is a dead letter, first runs of a key follow the order in
-which they were published, each instant of the timer gave one event, executions stay within
-attempts + broker crashes, and the books balance.
+Afterwards: every answered event ran, the poison ones are dead letters after their attempts; first
+runs of a key follow the order in which they were published; each instant of the timer fired once or
+is counted as skipped; each file, complete when it was taken, gave exactly one event; executions stay
+within attempts + broker crashes; the books balance.
 
-    broker_kill_test.py --tocsin build/tocsin [--kills N]    (TOCSIN_KILLS, TOCSIN_SEED)
+    broker_kill_test.py --tocsin build/tocsin --load build/tests/kill_load [--kills N] [--rate N]
+    (TOCSIN_KILLS, TOCSIN_SEED)
 """
 
 import argparse
-import collections
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,154 +29,233 @@ version: 1
 broker: { data_dir: %(dir)s/data, listen: "127.0.0.1:%(port)d", http: "127.0.0.1:0" }
 sources:
   tick: { timer: { cron: "@every 500ms", missed: { policy: all } } }
-functions: { work: {}, ticks: {} }
+  inbox: { file: { path: %(dir)s/inbox, settle: 50ms, rescan: 2s } }
+functions: { work: {}, ticks: {}, files: {} }
 triggers:
   work:
     filters: [ { exact: { type: load } } ]
     function: work
     retry: { attempts: 3, backoff: 50ms }
   ticks: { sources: [tick], function: ticks }
+  files: { sources: [inbox], function: files }
 """
 ATTEMPTS = 3
+TICK_MS = 500
+DRAIN_SECONDS_MAX = 300
+
+
+class Failed(Exception):
+    pass
 
 
 class Fixture:
-    def __init__(self, tocsin, directory, rng):
-        self.tocsin, self.dir, self.rng = tocsin, directory, rng
+    def __init__(self, options, directory):
+        self.tocsin, self.load = os.path.abspath(options.tocsin), os.path.abspath(options.load)
+        self.dir = directory
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.env = dict(os.environ, TOCSIN_TARGET="127.0.0.1:%d" % self.port)
         self.config = os.path.join(directory, "t.yaml")
+        self.runs = os.path.join(directory, "runs")
+        self.answered = os.path.join(directory, "answered")
+        self.inbox = os.path.join(directory, "inbox")
+        os.mkdir(self.inbox)
         with open(self.config, "w", encoding="utf-8") as out:
             out.write(CONFIG % {"dir": directory, "port": self.port})
         self.log = open(os.path.join(directory, "broker.log"), "ab")
         self.broker = None
 
-    def run(self, *words, data=None):
-        return subprocess.run([self.tocsin, *words], env=self.env, input=data, text=True,
-                              capture_output=True, timeout=60, check=False)
+    def run(self, *words):
+        return subprocess.run([self.tocsin, *words], env=self.env, text=True, capture_output=True,
+                              timeout=60, check=False)
+
+    def json(self, *words):
+        answer = self.run(*words, "-o", "json")
+        return json.loads(answer.stdout) if answer.returncode == 0 else None
 
     def start(self):
         self.broker = subprocess.Popen([self.tocsin, "serve", "-c", self.config],
                                        stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + 30
+
+    def wait_ready(self):
+        deadline = time.monotonic() + 60
         while self.run("status").returncode != 0:
-            if self.broker.poll() is not None or time.monotonic() > deadline:
-                sys.exit("the broker did not start; see " + self.log.name)
+            if self.broker.poll() is not None:
+                raise Failed("the broker did not start")
+            if time.monotonic() > deadline:
+                raise Failed("the broker does not answer")
 
     def kill(self):
+        if self.broker.poll() is not None:
+            raise Failed("the broker ended by itself with status %d" % self.broker.returncode)
         self.broker.send_signal(signal.SIGKILL)
         self.broker.wait()
 
-    def worker(self, function, path, script):
-        command = [self.tocsin, "work", function, "--concurrency", "4", "--", "sh", "-c",
-                   "cat >/dev/null; echo $CE_ID $CE_PARTITIONKEY >> %s; %s" % (path, script)]
-        return subprocess.Popen(command, env=self.env, stdout=self.log, stderr=self.log)
+    def worker(self):
+        return subprocess.Popen([self.load, "work", self.runs], env=self.env, stdout=self.log,
+                                stderr=self.log)
 
-    def triggers(self):
-        answer = self.run("triggers", "-o", "json")
-        return {t["name"]: t for t in json.loads(answer.stdout)} if answer.returncode == 0 else {}
+    def publisher(self, rate):
+        return subprocess.Popen([self.load, "publish", self.answered, str(rate)], env=self.env,
+                                stdin=subprocess.PIPE, stderr=self.log)
 
 
-def publish(fixture, stop, answered):
-    """Publishes numbered events; one is answered when the command says so."""
+def drop_files(fixture, stop, count, seed):
+    """Drops files in every way people do: written in place, moved in, and in two strokes."""
+    rng = random.Random(seed)
     number = 0
-    while not stop.is_set():
-        batch = []
-        for _ in range(20):
-            kind = "poison" if number % 97 == 96 else "e"
-            batch.append({"specversion": "1.0", "id": "%s%d" % (kind, number), "source": "/kill",
-                          "type": "load", "partitionkey": "k%d" % (number % 7), "data": number})
-            number += 1
-        while not stop.is_set():
-            if fixture.run("publish", "--json", "-", data=json.dumps(batch)).returncode == 0:
-                answered.extend(event["id"] for event in batch)
-                break
+    while not stop.wait(rng.uniform(0.005, 0.04)):
+        name = os.path.join(fixture.inbox, "f%d.csv" % number)
+        kind = rng.randrange(3)
+        if kind == 0:
+            with open(name, "w", encoding="utf-8") as out:
+                out.write("a,b\n")
+        elif kind == 1:
+            outside = os.path.join(fixture.dir, "part")
+            with open(outside, "w", encoding="utf-8") as out:
+                out.write("a,b\n")
+            os.rename(outside, name)
+        else:
+            with open(name, "w", encoding="utf-8") as out:
+                out.write("a,")
+                out.flush()
+                stop.wait(rng.uniform(0, 0.1))
+                out.write("b\n")
+        number += 1
+    count.append(number)
 
 
-def read_runs(path):
-    with open(path, encoding="utf-8") as lines:
-        return [line.split() for line in lines]
+def campaign(fixture, options, rng):
+    fixture.start()
+    fixture.wait_ready()
+    workers = [fixture.worker(), fixture.worker()]
+    publisher = fixture.publisher(options.rate)
+    stop, dropped = threading.Event(), []
+    dropper = threading.Thread(target=drop_files,
+                               args=(fixture, stop, dropped, rng.randrange(1 << 32)))
+    dropper.start()
+    worker_kills = 0
+    try:
+        for _ in range(options.kills):
+            threading.Event().wait(rng.uniform(0.05, 1.2))
+            fixture.kill()
+            if rng.random() < 0.4:
+                victim = rng.randrange(2)
+                workers[victim].kill()
+                workers[victim].wait()
+                workers[victim] = fixture.worker()
+                worker_kills += 1
+            fixture.start()
+            if rng.random() < 0.8:  # else it is killed while it starts
+                fixture.wait_ready()
+        fixture.wait_ready()
+        stop.set()
+        dropper.join()
+        publisher.stdin.close()
+        if publisher.wait(timeout=120) != 0:
+            raise Failed("the publisher has events without an answer")
+        return dropped[0], worker_kills, wait_drained(fixture, dropped[0])
+    finally:
+        stop.set()
+        dropper.join()
+        for process in [*workers, publisher, fixture.broker]:
+            process.kill()
+            process.wait()
+
+
+def wait_drained(fixture, files):
+    """The books once nothing is pending but the timer's newest, and every file has come."""
+    deadline = time.monotonic() + DRAIN_SECONDS_MAX
+    while True:
+        triggers = fixture.json("triggers")
+        books = {t["name"]: t for t in triggers} if triggers else {}
+        if books and books["work"]["pending"] == 0 and books["files"]["pending"] == 0 \
+                and books["files"]["matched"] >= files and books["ticks"]["pending"] <= 1:
+            sources = {s["name"]: s for s in fixture.json("sources")}
+            return books, sources, fixture.json("dead", "list")
+        if time.monotonic() > deadline:
+            raise Failed("not drained: %s" % books)
+        threading.Event().wait(0.2)
+
+
+def instants(runs):
+    with open(runs, encoding="utf-8") as lines:
+        return sorted({line[1:].rstrip("\n") for line in lines if line[0] == "t"})
+
+
+def milliseconds(tick):
+    text = tick.split("/", 1)[1].rstrip("Z")
+    seconds, _, fraction = text.partition(".")
+    return (int(time.mktime(time.strptime(seconds, "%Y-%m-%dT%H:%M:%S")) - time.timezone) * 1000
+            + int((fraction + "000")[:3]))
+
+
+def check(fixture, options, files, worker_kills, state):
+    books, sources, dead = state
+    failures = []
+    result = subprocess.run(
+        [fixture.load, "check", fixture.answered, fixture.runs, str(files), str(ATTEMPTS),
+         str(options.kills)], text=True, capture_output=True, check=False)
+    sys.stdout.write(result.stdout)
+    if result.returncode != 0:
+        failures.append("see above")
+    facts = json.loads(result.stdout.strip().split("\n")[-1])
+    if books["work"]["matched"] != facts["published"]:
+        failures.append("%d events were answered, %d are in the journal" %
+                        (facts["published"], books["work"]["matched"]))
+    if books["work"]["dead"] != facts["poison"] or len(dead) != facts["poison"]:
+        failures.append("%d poison events, %d dead, %d letters" %
+                        (facts["poison"], books["work"]["dead"], len(dead)))
+    if any(letter["attempts"] != ATTEMPTS for letter in dead):
+        failures.append("a letter without its %d attempts" % ATTEMPTS)
+    if books["files"]["matched"] != files:
+        failures.append("%d files made %d events" % (files, books["files"]["matched"]))
+    ticks = instants(fixture.runs)
+    fired, skipped = sources["tick"]["events"], sources["tick"]["skipped"]
+    if books["ticks"]["matched"] not in (fired, fired - 1, fired + 1):  # it goes on meanwhile
+        failures.append("%d instants fired, %d are in the journal" %
+                        (fired, books["ticks"]["matched"]))
+    span = (milliseconds(ticks[-1]) - milliseconds(ticks[0])) // TICK_MS + 1
+    if abs(span - fired - skipped) > 2:
+        failures.append("%d instants passed, %d fired and %d were skipped" % (span, fired, skipped))
+    for book in books.values():
+        ends = sum(book[end] for end in ("acked", "dead", "dropped", "expired", "pending"))
+        if book["matched"] != ends:
+            failures.append("the books of %s do not balance: %s" % (book["name"], book))
+    print("%d broker kills, %d worker kills, %d events answered (%d repeats), %d executions, at "
+          "most %d of one event; %d files; %d instants fired, %d skipped; %d letters" %
+          (options.kills, worker_kills, facts["published"], facts["duplicates"],
+           facts["executions"], facts["most"], files, fired, skipped, len(dead)))
+    return failures
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tocsin", required=True)
-    parser.add_argument("--kills", type=int, default=int(os.environ.get("TOCSIN_KILLS", "8")))
+    parser.add_argument("--load", required=True)
+    parser.add_argument("--kills", type=int, default=int(os.environ.get("TOCSIN_KILLS", "50")))
+    parser.add_argument("--rate", type=int, default=0, help="events a second; 0: full load")
+    parser.add_argument("--keep", action="store_true", help="leave the directory of a failure")
     options = parser.parse_args()
     seed = int(os.environ.get("TOCSIN_SEED", random.SystemRandom().randrange(1 << 32)))
     print("seed", seed, flush=True)
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as directory:
-        fixture = Fixture(os.path.abspath(options.tocsin), directory, rng)
-        runs, ticks = os.path.join(directory, "runs"), os.path.join(directory, "ticks")
-        open(runs, "w").close()
-        open(ticks, "w").close()
-        fixture.start()
-        script = "case $CE_ID in poison*) exit 1;; esac; exit 0"
-        workers = [fixture.worker("work", runs, script), fixture.worker("ticks", ticks, "exit 0")]
-        stop, answered = threading.Event(), []
-        publisher = threading.Thread(target=publish, args=(fixture, stop, answered))
-        publisher.start()
-        try:
-            for _ in range(options.kills):
-                threading.Event().wait(rng.uniform(0.1, 1.5))
-                fixture.kill()
-                if rng.random() < 0.5:
-                    workers[0].kill()
-                    workers[0].wait()
-                    workers[0] = fixture.worker("work", runs, script)
-                fixture.start()
-            stop.set()
-            publisher.join()
-            deadline = time.monotonic() + 120
-            while True:
-                books = fixture.triggers()
-                if books and books["work"]["pending"] == 0:
-                    break
-                if time.monotonic() > deadline:
-                    sys.exit("not drained: %s" % books)
-                threading.Event().wait(0.2)
-            dead = json.loads(fixture.run("dead", "list", "-o", "json").stdout)
-        finally:
-            stop.set()
-            publisher.join()
-            for process in [*workers, fixture.broker]:
-                process.kill()
-                process.wait()
-        return check(options.kills, answered, read_runs(runs), read_runs(ticks), dead, books)
-
-
-def check(kills, answered, runs, ticks, dead, books):
-    failures = []
-    executions = collections.Counter(run[0] for run in runs)
-    missing = [event for event in answered if event not in executions]
-    if missing:
-        failures.append("%d answered events never ran, e.g. %s" % (len(missing), missing[:3]))
-    poison = {event for event in answered if event.startswith("poison")}
-    if len(dead) < len(poison):
-        failures.append("%d poison events, %d letters" % (len(poison), len(dead)))
-    most = max(executions.values(), default=0)
-    if most > ATTEMPTS + kills:
-        failures.append("an event ran %d times" % most)
-    seen, last = set(), {}
-    for event, key in runs:
-        number = int(event.lstrip("poisne"))
-        if event not in seen and number < last.get(key, -1):
-            failures.append("key %s: %s ran first after %d" % (key, event, last[key]))
-        seen.add(event)
-        last[key] = max(last.get(key, -1), number)
-    if not ticks:
-        failures.append("the timer never fired")
-    for book in books.values():
-        ends = sum(book[end] for end in ("acked", "dead", "dropped", "expired", "pending"))
-        if book["matched"] != ends:
-            failures.append("books of %s do not balance" % book["name"])
-    print("%d kills, %d answered, %d runs, %d letters, %d ticks" %
-          (kills, len(answered), len(runs), len(dead), len(ticks)))
+    directory = tempfile.mkdtemp(prefix="tocsin-kill-")
+    fixture = Fixture(options, directory)
+    try:
+        files, worker_kills, state = campaign(fixture, options, random.Random(seed))
+        failures = check(fixture, options, files, worker_kills, state)
+    except Failed as problem:
+        failures = [str(problem)]
     for failure in failures:
         print("FAILED:", failure)
+    if failures:
+        with open(fixture.log.name, encoding="utf-8", errors="replace") as log:
+            sys.stdout.writelines(log.readlines()[-30:])
+    if not (failures and options.keep):
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        print("see", directory)
     return 1 if failures else 0
 
 
