@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <map>
 #include <set>
+#include <system_error>
 #include <utility>
 #include <variant>
 
@@ -217,6 +219,30 @@ absl::Status CheckListeners(const BrokerConfig& config) {
                                        "set broker.tls and broker.tokens (or tls.client_ca)"));
   return CheckListener("http", config.http, config.insecure,
                        "it speaks no TLS; keep it on 127.0.0.1 behind a proxy");
+}
+
+absl::Status CheckSources(const Config& config) {
+  const auto absolute = [](const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path resolved = std::filesystem::weakly_canonical(path, error);
+    return (error ? std::filesystem::path(path) : resolved).string() + "/";
+  };
+  const std::string data = absolute(config.broker.data_dir);
+  for (const SourceConfig& source : config.sources) {
+    const auto* file = std::get_if<FileSpec>(&source.spec);
+    if (file == nullptr) continue;
+    const std::string watched = absolute(file->path);
+    // `//` is the root of the file system.
+    const bool inside = watched.starts_with(data) ||
+                        (file->recursive && data.starts_with(watched)) ||
+                        (file->recursive && watched == "//");
+    if (!inside) continue;
+    return absl::FailedPreconditionError(fmt::format(
+        "T0110: source `{}` would watch the broker's own data directory {}; name another `path`, "
+        "or another `data_dir`",
+        source.name, config.broker.data_dir));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tocsin

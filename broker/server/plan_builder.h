@@ -40,4 +40,8 @@ AccessPolicy ToAccessPolicy(const BrokerConfig& config);
 //   kInvalidArgument     not an address
 absl::Status CheckListeners(const BrokerConfig& config);
 
+// A broker that watches its own data directory would make events of its own writing for ever.
+//   kFailedPrecondition  T0110, names the source
+absl::Status CheckSources(const Config& config);
+
 }  // namespace tocsin

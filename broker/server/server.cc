@@ -76,6 +76,7 @@ absl::Status Server::Impl::Start() {
   std::vector<ConfigError> errors;
   TOCSIN_ASSIGN_OR_RETURN(Config loaded, Load(errors));
   TOCSIN_RETURN_IF_ERROR(CheckListeners(loaded.broker));
+  TOCSIN_RETURN_IF_ERROR(CheckSources(loaded));
   {
     MutexLock lock(reload_mutex);
     config = std::move(loaded);

@@ -33,6 +33,7 @@ ReloadReport Server::Impl::ReloadNow() {
   absl::StatusOr<Config> loaded = Load(errors);
   absl::Status applied = loaded.status();
   if (applied.ok()) applied = CheckListeners(loaded->broker);
+  if (applied.ok()) applied = CheckSources(*loaded);
   std::shared_ptr<const RoutePlan> plan;
   if (applied.ok()) {
     absl::StatusOr<std::shared_ptr<const RoutePlan>> built =

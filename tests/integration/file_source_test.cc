@@ -243,5 +243,19 @@ TEST_F(FileSourceTest, ThousandsOfFilesInADeepTreeAreEachOneEvent) {
   EXPECT_EQ(Books("all").matched(), static_cast<std::uint64_t>(kFiles));
 }
 
+// Its own writing would be events, which it would write.
+TEST_F(FileSourceTest, BrokerDoesNotWatchItsOwnDataDirectory) {
+  for (const char* path : {"", "/data", "/data/log"}) {
+    SetConfig("sources:\n  inbox:\n    file: { path: \"" + dir_ + path + "\", recursive: true }\n" +
+              OneTrigger());
+    const absl::Status refused = Server::Start(Options()).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << path << refused;
+    EXPECT_NE(MessageOf(refused).find("data_dir"), std::string_view::npos);
+  }
+  // Without recursion a directory in it is not looked into.
+  SetConfig("sources:\n  inbox:\n    file: { path: \"" + dir_ + "\" }\n" + OneTrigger());
+  StartBroker();
+}
+
 }  // namespace
 }  // namespace tocsin

@@ -334,6 +334,17 @@ TEST_F(FileConnectorTest, SpecialFilesAndBadNamesAreCountedNotEmitted) {
   EXPECT_EQ(connector_->counts().skipped, 3U);
 }
 
+TEST_F(FileConnectorTest, FileThatVanishesBeforeItIsCompleteIsForgotten) {
+  ASSERT_TRUE(Connect().ok());
+  At(seconds(1), [this] { tree_.Write("a"); });
+  At(milliseconds(1500), [this] {
+    tree_.notifies = false;  // not even that is told
+    tree_.Delete("a");
+  });
+  EXPECT_EQ(Run(seconds(100)), Happened{});
+  EXPECT_EQ(connector_->counts().waiting, 0U);
+}
+
 TEST_F(FileConnectorTest, DirectoryThatCannotBeReadForgetsNothing) {
   spec_.recursive = true;
   tree_.MakeDirectory("d");

@@ -148,6 +148,17 @@ TEST_F(SystemTreeTest, TellsOfEveryKindOfChange) {
   EXPECT_TRUE(Sees(TreeChangeKind::kRootGone, ""));
 }
 
+// F42: the kernel drops what nobody reads in time, and says so once.
+TEST_F(SystemTreeTest, OverflowOfTheKernelsQueueIsTold) {
+  ASSERT_TRUE(tree_->Watch("").ok());
+  // 16,384 by default (fs.inotify.max_queued_events); each round makes four.
+  for (int i = 0; i < 6000; ++i) {
+    Write(root_ + "/a", "1");
+    fs::remove(root_ + "/a");
+  }
+  EXPECT_TRUE(Sees(TreeChangeKind::kOverflow, ""));
+}
+
 TEST_F(SystemTreeTest, InterruptEndsAWaitBeforeOrDuringIt) {
   tree_->Interrupt();
   std::vector<TreeChange> changes;
