@@ -3,9 +3,9 @@
 are at work at full load.
 
 Afterwards: every answered event ran, the poison ones are dead letters after their attempts; first
-runs of a key follow the order in which they were published; each instant of the timer fired once or
-is counted as skipped; each file, complete when it was taken, gave exactly one event; executions stay
-within attempts + broker crashes; the books balance.
+runs of a key follow the order in which they were published; each instant of the timer fired once
+or is counted as skipped; each file, complete when it was taken, gave exactly one event; executions
+stay within attempts + broker crashes; the books balance.
 
     broker_kill_test.py --tocsin build/tocsin --load build/tests/kill_load [--kills N] [--rate N]
     (TOCSIN_KILLS, TOCSIN_SEED)
