@@ -19,10 +19,10 @@ def import_csv(event: CloudEvent, ctx: Context) -> None:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise Reject(f"{name} is gone") from error      # no retry will bring it back
-    orders = [{"order": row["order"], "amount": float(row["amount"])} for row in rows]
-    for order in orders:                                # durable together with the ack
-        ctx.emit(type="com.example.order.placed", id=order["order"], subject=order["order"],
-                 data=order)
+    orders = [(row["order"], float(row["amount"])) for row in rows]
+    for order, amount in orders:                        # durable together with the ack
+        ctx.emit(type="com.example.order.placed", id=order, subject=order,
+                 data={"order": order, "amount": amount})
     print(f"import-csv: {name} has {len(orders)} orders", flush=True)
 
 
