@@ -11,8 +11,8 @@ SEEDS ?= 1000
 FUZZ_SECONDS ?= 30
 KILLS ?= 500
 PYTHON := /usr/bin/python3
-# What `make build` makes: the program and the C++ worker of the quickstart.
-PROGRAMS = tocsin quickstart_worker
+# What `make build` makes: the program, the C++ worker of the quickstart and the Python package.
+PROGRAMS = tocsin quickstart_worker tocsin_python
 CXX_FILES = $$(git ls-files '*.h' '*.cc')
 CTEST = ctest --output-on-failure --no-label-summary
 # What a machine of two cores runs side by side; tests that measure or starve say RUN_SERIAL.

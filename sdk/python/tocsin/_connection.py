@@ -36,6 +36,7 @@ class Connection:
     # on us (`gone_after_ms`, 30 s): pings of the connection itself, answered below the broker.
     keepalive_every: float = 10.0
     keepalive_within: float = 10.0
+    connect_within: float = 10.0
     welcome_within: float = 10.0
     goodbye_within: float = 5.0
 
@@ -67,18 +68,26 @@ def _read(path: str, what: str) -> Optional[bytes]:
         raise OSError(f"cannot read tls.{what} {path}: {error.strerror}") from error
 
 
+def check(connection: Connection) -> None:
+    """Whether a channel can be made at all. OSError if a TLS file cannot be read."""
+    if connection.tls is not None:
+        for what in ("ca_file", "cert_file", "key_file"):
+            _read(getattr(connection.tls, what), what)
+
+
 def new_channel(connection: Connection) -> Any:
-    """A channel of its own connection. OSError if a TLS file cannot be read."""
+    """A channel of its own connection. OSError if a TLS file cannot be read.
+
+    Each attempt to connect takes a new one. In Python a channel does nothing while no call is
+    under way; one that failed would fail the next call at once, with the error of the last attempt,
+    and let the attempt that this begins run out of time.
+    """
     import grpc  # type: ignore[import]
 
     options: List[Tuple[str, int]] = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
-        # Coming back is our business, with our backoff; a channel that waits by itself would
-        # answer "connection refused" long after the broker is back.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 2000),
-        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.min_reconnect_backoff_ms", int(connection.connect_within * 1000)),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", int(connection.keepalive_every * 1000)),
         ("grpc.keepalive_timeout_ms", int(connection.keepalive_within * 1000)),

@@ -374,7 +374,8 @@ class Engine(ContextPort):
         if not self._connected or context._session != self._session:
             return
         one = context._delivery
-        if context._sent_more or one.leased != one.received:  # an extension after the outcome would only be stale
+        if context._sent_more or one.leased != one.received:
+            # An extension after the outcome would only be stale.
             self._others = deque(other for other in self._others if other.handle != one.handle)
         if context.cancelled:
             self._others.append(_stale(one.handle, one.token, "cancelled", "its lease ended here"))

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any, Callable, Iterator, List, Optional
 
-from ._connection import Backoff, Connection, Ended, ended, metadata, new_channel
+from ._connection import Backoff, Connection, Ended, check, ended, metadata, new_channel
 from ._engine import Engine
 from ._functions import Function
 from ._wire import ATTACH, PROTOCOL, BrokerFrame, WorkerFrame
@@ -130,7 +130,6 @@ class Attachment:
         self._credit_bytes = credit_bytes
         self._on_end = on_end
         self._engine = Engine(functions, threads_max)
-        self._channel: Any = None
         self._thread = threading.Thread(target=self._main, name=f"tocsin-{name}", daemon=True)
         self._stop_wanted = threading.Event()
         self._attached = threading.Condition(self._engine.lock)
@@ -149,7 +148,7 @@ class Attachment:
 
     def start(self) -> None:
         """OSError if a TLS file cannot be read."""
-        self._channel = new_channel(self._connection)
+        check(self._connection)
         self._thread.start()
 
     def request_stop(self) -> None:
@@ -196,7 +195,6 @@ class Attachment:
             with self._engine.lock:
                 self._ended = True
                 self._attached.notify_all()
-            self._channel.close()
             self._on_end()
 
     def _run(self) -> None:
@@ -220,7 +218,8 @@ class Attachment:
 
         session = Requests(self._engine, self._connection, self._hello())
         self._engine.begin_session()
-        attach = self._channel.stream_stream(
+        channel = new_channel(self._connection)
+        attach = channel.stream_stream(
             ATTACH, request_serializer=WorkerFrame.SerializeToString,
             response_deserializer=BrokerFrame.FromString)
         session.call = attach(session, metadata=metadata(self._connection))
@@ -243,6 +242,7 @@ class Attachment:
                 self._session = None
             session.end()
             self._engine.end_session()
+            channel.close()
         return session, how
 
     def _hello(self) -> Any:

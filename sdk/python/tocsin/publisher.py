@@ -27,7 +27,17 @@ from types import TracebackType
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Tuple, Type, Union
 
 from . import _at_exit
-from ._connection import Backoff, Connection, Ended, Tls, ended, metadata, new_channel, resolve
+from ._connection import (
+    Backoff,
+    Connection,
+    Ended,
+    Tls,
+    check,
+    ended,
+    metadata,
+    new_channel,
+    resolve,
+)
 from ._publish_wire import Batch, Entry, PublishError, PublishResult, encode_request, read_response
 from ._wire import PUBLISH_STREAM, PublishResponse
 from .duration import Duration, seconds
@@ -80,7 +90,6 @@ class Publisher(_at_exit.ClosedAtExit):
         self._changed = threading.Condition(self._lock)  # room, emptiness
         # Guarded by _lock.
         self._thread: Optional[threading.Thread] = None
-        self._channel: Any = None
         self._call: Any = None
         self._queue: Deque[Entry] = deque()
         self._in_flight: Deque[Batch] = deque()
@@ -217,7 +226,7 @@ class Publisher(_at_exit.ClosedAtExit):
 
     def _start_locked(self) -> None:
         if self._thread is None:
-            self._channel = new_channel(self._connection)
+            check(self._connection)
             self._thread = threading.Thread(target=self._main, name="tocsin-publisher",
                                             daemon=True)
             self._thread.start()
@@ -240,7 +249,6 @@ class Publisher(_at_exit.ClosedAtExit):
                         *self._queue]
                 self._refused, self._in_flight, self._queue = [], deque(), deque()
             self._fail(left, "CANCELLED", "the publisher was closed before the broker answered")
-            self._channel.close()
 
     def _wait_for_events(self) -> bool:
         """False: closing."""
@@ -284,7 +292,8 @@ class Publisher(_at_exit.ClosedAtExit):
         import grpc  # type: ignore[import]
 
         requests = _Requests(self)
-        stream = self._channel.stream_stream(
+        channel = new_channel(self._connection)
+        stream = channel.stream_stream(
             PUBLISH_STREAM, response_deserializer=PublishResponse.FromString)
         more = [("tocsin-refs", "1")] if self._positions else []
         call = stream(requests, metadata=metadata(self._connection, *more))
@@ -306,6 +315,7 @@ class Publisher(_at_exit.ClosedAtExit):
                 self._call = None
                 requests.over = True
                 self._writer_wake.notify_all()
+            channel.close()
         return Ended("OK", "")
 
     def _on_response(self, response: Any) -> bool:

@@ -201,7 +201,8 @@ class TestForms:
         assert event.time == datetime(2026, 3, 28, 23, 0, 0, 123456, tzinfo=timezone.utc)
         assert json.loads(event.to_json())["time"] == "2026-03-29T01:00:00.123456789+02:00"
 
-    @pytest.mark.parametrize("encoded", [b"\xff\xff", b"", b"\x0a\x011\x12\x02/s\x1a\x030.3\x22\x01t"])
+    @pytest.mark.parametrize("encoded", [
+        b"\xff\xff", b"", b"\x0a\x011\x12\x02/s\x1a\x030.3\x22\x01t"])
     def test_undecodable_bytes_are_no_event(self, encoded):
         with pytest.raises(InvalidEvent):
             CloudEvent.from_protobuf(encoded)

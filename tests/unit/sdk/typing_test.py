@@ -90,7 +90,8 @@ class TestTypes:
             + "".join(f"    {line}\n" for line, _ in MISTAKES))
         done = mypy(str(tmp_path / "mistakes.py"))
         for number, (line, words) in enumerate(MISTAKES, 3):
-            found = [one for one in done.stdout.split("\n") if f"mistakes.py:{number}: error" in one]
+            found = [said for said in done.stdout.split("\n")
+                     if f"mistakes.py:{number}: error" in said]
             assert found and words in found[0], f"{line}: {done.stdout}"
 
 

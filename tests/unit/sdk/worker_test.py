@@ -1,16 +1,14 @@
 """The worker's half of the protocol, against a broker whose every frame the test decides."""
 
 import asyncio
-import dataclasses
-import logging
 import queue
 import threading
 
-import grpc
 import pytest
 
-from fake_broker import PATIENCE, Over, Proxy
-from tocsin import (CloudEvent, Context, Drop, EmitLimitError, InvalidEvent, Reject, Retry, Worker)
+from fake_broker import PATIENCE, Over
+from tocsin import (CloudEvent, Context, Drop, EmitLimitError, InvalidEvent, Reject, Retry, Tls,
+                    Worker)
 
 
 def get(one):
@@ -54,7 +52,6 @@ class TestRegistration:
         assert Worker("orders", "other:2", token="")._connection.token == ""
 
     def test_unreadable_tls_files_are_named(self, tmp_path):
-        from tocsin import Tls
         worker = Worker("orders", tls=Tls(ca_file=str(tmp_path / "none.pem")))
         worker.function("a")(lambda event: None)
         with pytest.raises(OSError, match="tls.ca_file .*none.pem"):
@@ -509,195 +506,3 @@ class TestCancel:
             pass
         session.cancel(1)
         assert [get(called), get(called)] == ["first", "second"]
-
-
-class TestBatches:
-    def start(self, running, handler, **options):
-        worker = running.worker()
-        worker.batch("index", **{"max_events": 4, "max_wait": "10ms", **options})(handler)
-        return running.start(worker)
-
-    def outcomes(self, session, count):
-        answers = {}
-        while len(answers) < count:
-            frame = session.next_frame()
-            for one in frame.answers.acked:
-                answers.update({handle: "ack" for handle in range(one.first, one.last + 1)})
-            for other in frame.answers.others:
-                answers[other.handle] = other
-        return answers
-
-    def test_gets_what_arrived_and_answers_one_by_one(self, running):
-        sizes = []
-
-        def index(events, contexts):
-            sizes.append(len(events))
-            assert [c.trigger for c in contexts] == ["on-order"] * len(events)
-            if len(events) == 1:
-                return None
-            contexts[3].emit(type="t")
-            return [None, Reject("odd one"), ValueError("bad"), None]
-
-        session = self.start(running, index, max_wait="30ms")
-        session.deliver("index", 1, 4)
-        answers = self.outcomes(session, 4)
-        assert answers[1] == "ack"
-        assert answers[2].reject.reason == "odd one"
-        assert (answers[3].retry.code, answers[3].retry.message) == ("ValueError", "bad")
-        assert answers[4].HasField("ack") and len(answers[4].emitted) == 1
-        session.deliver("index", 5, 1)  # never full: goes after max_wait
-        assert session.acked(1) == [5]
-        assert sizes == [4, 1]
-
-    def test_a_batch_result_names_what_failed(self, running):
-        from tocsin import BatchResult
-
-        def index(events):
-            result = BatchResult(failed=[events[0]])
-            result.fail(events[2], Drop("old"))
-            return result
-
-        answers = self.outcomes_of(running, index)
-        assert answers[1].retry.code == "batch_item_failed"
-        assert answers[2] == "ack"
-        assert answers[3].drop.reason == "old"
-
-    def test_batch_item_failures_name_ids_or_keys(self, running):
-        def index(events, contexts):
-            return {"batchItemFailures": [{"itemIdentifier": events[1].id},
-                                          {"itemIdentifier": contexts[2].idempotency_key}]}
-
-        answers = self.outcomes_of(running, index)
-        assert answers[1] == "ack"
-        assert answers[2].retry.code == answers[3].retry.code == "batch_item_failed"
-
-    @pytest.mark.parametrize("returned, words", [
-        ({"batchItemFailures": [{"itemIdentifier": "unknown"}]}, "neither the id"),
-        ({"failures": []}, "batchItemFailures"),
-        ([None] * 4, "4 outcomes for a batch of 3"),
-        ([1, 2, 3], "no outcome of an event"),
-        ("done", "returned str"),
-    ])
-    def test_a_return_of_the_wrong_shape_acks_nothing(self, running, returned, words):
-        answers = self.outcomes_of(running, lambda events: returned)
-        assert all(words in answer.retry.message for answer in answers.values())
-
-    def test_what_is_missing_in_the_list_is_retried_and_empty_failures_ack(self, running):
-        answers = self.outcomes_of(running, lambda events: [None])
-        assert answers[1] == "ack"
-        assert answers[2].retry.code == answers[3].retry.code == "no_result"
-
-    def test_what_an_async_batch_raises_holds_for_all(self, running):
-        async def index(events):
-            raise Reject("all of them")
-
-        answers = self.outcomes_of(running, index)
-        assert [a.reject.reason for a in answers.values()] == ["all of them"] * 3
-
-    def outcomes_of(self, running, handler):
-        session = self.start(running, handler, max_events=3)
-        session.deliver("index", 1, 3)
-        return self.outcomes(session, 3)
-
-
-class TestConnection:
-    def test_heartbeats_come_while_a_handler_hangs(self, running):
-        worker = running.worker()
-        proceed = queue.Queue()
-        worker.function("charge")(lambda event: get(proceed))
-        session = running.start(worker, heartbeat_ms=20)
-        session.deliver("charge", 1)
-        beats = 0
-        while beats < 3:
-            beats += session.next_frame().HasField("heartbeat")
-        proceed.put(1)
-
-    def test_a_broken_connection_forgets_answers_and_attaches_again(self, running):
-        worker = running.worker()
-        begun, cancelled = queue.Queue(), queue.Queue()
-
-        @worker.function("charge")
-        def charge(event, ctx):
-            if event.id == "1":
-                begun.put(1)
-                ctx.wait_cancelled(PATIENCE)
-                cancelled.put(ctx.cancelled)
-
-        session = running.start(worker)
-        session.deliver("charge", 1, 5)
-        get(begun)
-        session.kill()
-        assert get(cancelled) is True
-        following = running.session()
-        following.deliver("charge", 2, 2)
-        assert following.acked(2) == [2, 3]
-
-    def test_comes_back_after_a_refusal_and_says_why(self, running, caplog):
-        running.broker.attach_status = (grpc.StatusCode.UNAUTHENTICATED, "no such token")
-        worker = running.worker()
-        worker.function("charge")(lambda event: None)
-        with caplog.at_level(logging.WARNING, "tocsin.worker"):
-            running.start(worker)
-        assert "UNAUTHENTICATED: no such token" in caplog.text
-        assert worker.stop(PATIENCE)
-
-    def test_a_malformed_frame_ends_the_session_and_nothing_else(self, running):
-        worker = running.worker()
-        worker.function("charge")(lambda event: None)
-        running.start(worker).send(b"\xff\xff\xff")
-        following = running.session()
-        following.deliver("charge", 1)
-        assert following.acked(1) == [1]
-
-    def test_a_broker_that_does_not_welcome_is_left(self, running):
-        worker = running.worker()
-        worker.function("charge")(lambda event: None)
-        worker._connection = dataclasses.replace(worker._connection, welcome_within=0.05)
-        worker.start()
-        assert running.broker.next_session().pop().HasField("hello")
-        assert not worker.wait_attached(0)
-        following = running.session()
-        following.deliver("charge", 1)
-        assert following.acked(1) == [1]
-
-    # The danger: a broker whose machine vanished leaves a connection on which nothing ever comes.
-    def test_a_silent_broker_is_left(self, running):
-        proxy = Proxy(running.broker.port)
-        worker = running.worker()
-        cancelled = queue.Queue()
-
-        @worker.function("charge")
-        def charge(event, ctx):
-            if event.id == "1":
-                cancelled.put(ctx.wait_cancelled(PATIENCE))
-
-        worker._connection = dataclasses.replace(
-            worker._connection, target=f"127.0.0.1:{proxy.port}", keepalive_every=0.2,
-            keepalive_within=0.2)
-        session = running.start(worker)
-        session.deliver("charge", 1)
-        while session.pop().answers.started_through < 1:
-            pass
-        proxy.fall_silent()
-        assert get(cancelled) is True
-        proxy.speak_again()
-        following = running.session()
-        following.deliver("charge", 2)
-        assert following.acked(1) == [2]
-        proxy.close()
-
-    def test_the_brokers_drain_makes_it_leave_and_come_back(self, running):
-        worker = running.worker()
-        proceed = queue.Queue()
-        worker.function("charge")(lambda event: event.id == "1" and get(proceed))
-        session = running.start(worker)
-        session.deliver("charge", 1)
-        while session.pop().answers.started_through < 1:
-            pass
-        session.drain()
-        assert session.next_frame().HasField("leaving")
-        proceed.put(1)
-        assert session.acked(1) == [1]
-        following = running.session()
-        following.deliver("charge", 2)
-        assert following.acked(1) == [2]
