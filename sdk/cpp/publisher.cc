@@ -216,6 +216,8 @@ void Publisher::Impl::Main() {
                       options_.connection.target, Describe(status), unanswered_events_));
     }
     writer_wake_.wait_for(lock, wait, [this] { return closing_; });
+    // A channel that failed waits by itself before it tries again: the backoff is ours.
+    channel_ = NewChannel(options_.connection);
   }
   FailAll(lock, absl::CancelledError("the publisher was closed before the broker answered"));
 }

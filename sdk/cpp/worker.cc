@@ -202,6 +202,8 @@ int Worker::Loop::Run() {
                       connection.target, Describe(status)));
     }
     stop_wake_.wait_for(lock, wait, [this] { return stopping_; });
+    // A channel that failed waits by itself before it tries again: the backoff is ours.
+    channel_ = NewChannel(connection);
   }
   const bool aborted = aborted_;
   lock.unlock();
