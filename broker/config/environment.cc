@@ -1,6 +1,7 @@
 #include "broker/config/environment.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -27,6 +28,15 @@ absl::StatusOr<std::string> SystemConfigEnvironment::ReadFile(const std::string&
   };
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return failed(errno);
+  const absl::Status too_large = absl::OutOfRangeError(
+      fmt::format("{} has more than {} bytes, the most that is read", path, bytes_max));
+  struct stat info {};
+  if (::fstat(fd, &info) == 0 && info.st_size > 0 &&
+      static_cast<std::uint64_t>(info.st_size) > bytes_max) {
+    ::close(fd);
+    return too_large;
+  }
+  // What tells no size (a pipe, /proc) is read as far as it may go.
   std::string text;
   char buffer[65536];
   while (true) {
@@ -41,8 +51,7 @@ absl::StatusOr<std::string> SystemConfigEnvironment::ReadFile(const std::string&
     text.append(buffer, static_cast<std::size_t>(count));
     if (text.size() > bytes_max) {
       ::close(fd);
-      return absl::OutOfRangeError(
-          fmt::format("{} has more than {} bytes, the most that is read", path, bytes_max));
+      return too_large;
     }
   }
 }
