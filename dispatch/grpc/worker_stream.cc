@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -13,6 +14,7 @@ namespace {
 
 // A call that was finished and still is not gone after this is cancelled: its peer does not read.
 constexpr Duration kFinishWithin = std::chrono::seconds(5);
+constexpr std::uint64_t kStaleCountedMax = 1'000'000;  // of one frame
 
 grpc::Status ToGrpc(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), std::string(MessageOf(status))};
@@ -243,7 +245,9 @@ void WorkerStream::HandleAnswers(WorkerFrame frame) {
   const std::uint64_t stale = reader_session_->OnAnswers(
       std::move(frame.answers), service_.clock_.Monotonic(), std::move(confirmed));
   if (stale == 0) return;
-  service_.counters_.stale_answers.fetch_add(stale, std::memory_order_relaxed);
+  // One range may name every handle there can be; the counter must not wrap.
+  service_.counters_.stale_answers.fetch_add(std::min(stale, kStaleCountedMax),
+                                             std::memory_order_relaxed);
   MutexLock lock(mutex_);
   if (end_) return;
   outbox_.AddRefused(stale);
