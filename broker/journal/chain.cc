@@ -69,9 +69,9 @@ absl::Status Chain::Write() {
 
   absl::Status status = active_->file->WriteAt(write_end_ - active_->first, pieces);
   if (absl::IsResourceExhausted(status)) {
-    if (const absl::Status undone = RollBack(group_bytes_); !undone.ok()) {
-      status = absl::InternalError(fmt::format("{}; and what was written could not be undone: {}",
-                                               MessageOf(status), MessageOf(undone)));
+    dirty_bytes_ = group_bytes_;
+    if (const absl::Status undone = Clean(); !undone.ok() && !absl::IsResourceExhausted(undone)) {
+      status = undone;
     }
   }
   if (!status.ok()) ClearGroup();
@@ -103,11 +103,20 @@ void Chain::ClearGroup() {
 }
 
 // A part of the group may be in the file. It was answered "not written", so it must not come back
-// to life: zeros over it, durably, before anything else is written.
-absl::Status Chain::RollBack(std::uint64_t bytes) {
-  const std::string zeros(static_cast<std::size_t>(bytes), '\0');
-  TOCSIN_RETURN_IF_ERROR(WriteOne(*active_->file, write_end_ - active_->first, zeros));
-  return active_->file->SyncData();
+// to life behind what is written later: zeros over it, durably, before anything else is. A file
+// system that copies on writing has no room for them either; then this is tried again.
+absl::Status Chain::Clean() {
+  if (dirty_bytes_ == 0) return absl::OkStatus();
+  const std::string zeros(static_cast<std::size_t>(dirty_bytes_), '\0');
+  absl::Status status = WriteOne(*active_->file, write_end_ - active_->first, zeros);
+  if (absl::IsResourceExhausted(status)) return status;
+  if (status.ok()) status = active_->file->SyncData();
+  if (!status.ok()) {
+    return absl::InternalError(fmt::format(
+        "what was written for want of space could not be undone: {}", MessageOf(status)));
+  }
+  dirty_bytes_ = 0;
+  return absl::OkStatus();
 }
 
 absl::Status Chain::Prepare() {

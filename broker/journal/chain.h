@@ -79,10 +79,14 @@ class Chain {
   // Puts a batch at the group's end; the position it will have. Fills the header's log_position,
   // synced_through, chain and CRCs (the body's must be there). `body` must live until Write().
   std::uint64_t Add(BatchHeader header, std::string_view body);
-  // Writes the group; nothing if it is empty.
-  //   kResourceExhausted  nothing of it is there, the chain can go on
+  // Writes the group; nothing if it is empty. Only after Clean() was OK.
+  //   kResourceExhausted  not written: after the next Clean() nothing of it is there
   //   others              the chain must not be written any more
   absl::Status Write();
+  // Undoes what a write that found no room left behind.
+  //   kResourceExhausted  there is no room for that either: again later, before anything else
+  //   others              the chain must not be written any more
+  absl::Status Clean();
   // Forgets a group that was not written.
   void Abandon() { ClearGroup(); }
   // Makes what Write() wrote durable and readable. After an error, never kResourceExhausted, the
@@ -132,7 +136,6 @@ class Chain {
 
   std::string Path(const std::string& name) const { return options_.dir + "/" + name; }
   SegmentHeader HeaderFor(std::uint64_t first) const;
-  absl::Status RollBack(std::uint64_t bytes);
   void ClearGroup();
 
   // Set at construction.
@@ -158,6 +161,7 @@ class Chain {
   std::string copied_;
   std::uint64_t group_bytes_ = 0;
   std::uint32_t group_crc_ = 0;
+  std::uint64_t dirty_bytes_ = 0;  // behind write_end_, of a write that found no room
 
   mutable Mutex mutex_;
   std::map<std::uint64_t, std::shared_ptr<Segment>> segments_ ABSL_GUARDED_BY(mutex_);

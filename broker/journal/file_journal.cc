@@ -90,7 +90,10 @@ absl::Status FileJournalEngine::Recover() {
     for (auto& [id, partition] : partitions_) partition.epoch += kEpochsSkipped;
   }
   CheckSpace();
-  background_.Post([this] { PrepareNow(); });
+  background_.Post([this] {
+    PrepareNow();
+    WatchSpace();
+  });
   return absl::OkStatus();
 }
 

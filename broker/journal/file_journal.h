@@ -16,6 +16,7 @@
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -43,6 +44,7 @@ struct FileJournalOptions {
   // With less free space than this, only batches without events, or marked may_use_reserve, are
   // written.
   std::uint64_t reserve_bytes = std::uint64_t{256} << 20;
+  Duration space_check_every = std::chrono::seconds(1);
   std::size_t checkpoint_piece_bytes = std::size_t{256} << 10;
   std::uint64_t checkpoint_bytes_per_second = 32'000'000;  // 0: not paced
   bool degraded = false;  // open although a segment is missing; Read names the gap

@@ -134,6 +134,12 @@ void FileJournalEngine::PrepareNow() {
   CheckSpace();
 }
 
+// Others fill the disk, and make room on it, without telling.
+void FileJournalEngine::WatchSpace() {
+  CheckSpace();
+  background_.PostAt(clock_.Monotonic() + options_.space_check_every, [this] { WatchSpace(); });
+}
+
 void FileJournalEngine::CheckSpace() {
   const auto free = fs_.FreeBytes();
   if (!free.ok()) return;

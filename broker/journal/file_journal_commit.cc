@@ -58,8 +58,16 @@ void FileJournalEngine::Commit() {
     }
   }
   // One group per task; what arrives during it is the next one. commit_posted_ stays true.
+  absl::Status clean = main_->Clean();
+  if (clean.ok()) clean = dead_->Clean();
   if (failed_) {
     RefuseBacklog(absl::UnavailableError("the journal failed and is read-only until the restart"));
+  } else if (absl::IsResourceExhausted(clean)) {
+    RefuseBacklog(clean);
+  } else if (!clean.ok()) {
+    failed_ = true;
+    RefuseBacklog(absl::UnavailableError(std::string(MessageOf(clean))));
+    Fail(clean);
   } else {
     Fate fate = Fate::kTaken;
     while (!backlog_.empty()) {

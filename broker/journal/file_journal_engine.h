@@ -63,6 +63,7 @@ class FileJournalEngine final : public FileJournal {
   void ListLetters(PartitionId partition, LetterPosition from, LettersDone done) override;
   void ReadLetter(PartitionId partition, LetterPosition position, LetterDone done) override;
   void TrimLettersBelow(PartitionId partition, LetterPosition position) override;
+  bool HasRoomForIngest() const override { return !reserve_only_ && !failed_; }
   std::size_t batch_bytes_max() const override { return options_.batch_bytes_max; }
   std::uint64_t log_bytes() const override { return main_->bytes_used(); }
   std::uint64_t letter_bytes() const override { return dead_->bytes_used(); }
@@ -133,6 +134,7 @@ class FileJournalEngine final : public FileJournal {
   void PrepareNow();
   void TrimNow();
   void CheckSpace();
+  void WatchSpace();
   absl::Status PrepareChain(Chain& chain);
 
   // Set at construction.

@@ -146,7 +146,8 @@ class Journal {
   // Atomic, ordered. OK: durable, the dead letters too.
   //   kResourceExhausted  not written (no space, over the size limit); try again. What was
   //                       appended before this answer was heard is refused too, so that batches
-  //                       are not reordered and offsets stay dense
+  //                       are not reordered and offsets stay dense. If the process ends before
+  //                       there was room again, the next one may find it all the same
   //   kAborted            fenced: stop and answer nothing
   //   kInvalidArgument    base_offset was used before; a bug of the caller
   //   kUnavailable        the journal failed earlier; not written

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "broker/base/check.h"
 #include "broker/base/status.h"
@@ -160,19 +161,22 @@ void Partition::Impl::Flush() {
   flight.confirmed = std::move(turn.confirmed);
   flight.done = std::move(turn.done);
   flight.outgoing = turn.outgoing;
+  flight.may_use_reserve = !turn.ingest;
   std::vector<Notify> notify = std::move(turn.notify);
+  std::vector<Notify> notify_written = std::move(turn.notify_written);
   turn = TurnBatch();
   flight_bytes += flight.body->size();
   bytes_since_checkpoint += flight.body->size();
   in_flight.push_back(std::move(flight));
   if (stalled) {
-    for (Notify& one : notify) {
-      one(absl::ResourceExhaustedError("the disk is full; send again later with the same id"));
-    }
+    const absl::Status full =
+        absl::ResourceExhaustedError("the disk is full; send again later with the same id");
+    for (Notify& one : notify) one(full);
+    for (Notify& one : notify_written) one(full);
     BeginIfNeeded();
     return;
   }
-  Submit(in_flight.back(), std::move(notify), {});
+  Submit(in_flight.back(), std::move(notify), std::move(notify_written));
   BeginIfNeeded();
 }
 
@@ -189,6 +193,7 @@ void Partition::Impl::Submit(InFlight& flight, std::vector<Notify> notify,
   batch.letters = flight.letters;
   batch.notify = std::move(notify);
   batch.notify_written = std::move(notify_written);
+  batch.may_use_reserve = flight.may_use_reserve;
   flight.submitted = true;
   ports.journal.Append(std::move(batch),
                        [this, number = flight.number,
@@ -218,6 +223,8 @@ void Partition::Impl::OnAppended(std::uint64_t number, absl::StatusOr<AppendResu
       if (flight.number == number) flight.submitted = false;
       waiting_for_more = waiting_for_more || flight.submitted;
     }
+    // Their first copies will be there some day: their publishers are not kept for it.
+    for (WaitingDuplicate& duplicate : std::exchange(waiting, {})) duplicate.done(result.status());
     if (!waiting_for_more) {
       ports.executor.PostAt(now + kRetryAppendAfter, [this, guard = std::weak_ptr(alive)] {
         if (!guard.expired()) ResubmitAll();
@@ -239,11 +246,17 @@ void Partition::Impl::ResubmitAll() {
     if (flight.submitted) return;
   }
   stalled = false;
-  for (InFlight& flight : in_flight) Submit(flight, {}, {});
+  resubmitted = true;
+  for (InFlight& flight : in_flight) {
+    // What came in was refused and is not told again; it is bounded, and answers wait behind it.
+    flight.may_use_reserve = true;
+    Submit(flight, {}, {});
+  }
 }
 
 void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
   flight_bytes -= flight.body->size();
+  resubmitted = false;
   last_end = result.end;
   durable_end = Offset(flight.base.value() + flight.event_count);
   if (!flight.slots.empty()) {
@@ -314,6 +327,9 @@ void Partition::Impl::WriteCheckpoint(JournalPosition replay_from) {
         if (!status.ok()) {
           Warn("T0302", fmt::format("checkpoint not written: {}", MessageOf(status)));
           deltas_since_base = kDeltasPerBase;
+          // Due again although nothing more may come: until it is written nothing is trimmed, and
+          // while nothing is trimmed a full log takes no events.
+          bytes_since_checkpoint = std::max<std::uint64_t>(bytes_since_checkpoint, 1);
         }
         ports.wake();
       });
@@ -444,11 +460,35 @@ void Partition::Impl::Housekeep() {
     RecordView view{RecordType::kTriggerDetached, body, 0};
     (void)state.Apply(view, state.end(), turn.append_time_us);
   }
+  TellWhetherRefusing();
   const bool due =
       bytes_since_checkpoint >= options.checkpoint_bytes ||
       (bytes_since_checkpoint > 0 && now - last_checkpoint >= options.checkpoint_every);
   if (due && !closing) StartCheckpoint(false);
   Trim();
+}
+
+// Publishers hear of it one by one; the operator once, and again when it is over.
+void Partition::Impl::TellWhetherRefusing() {
+  const bool disk_full = !ports.journal.HasRoomForIngest();
+  const bool log_full = ports.journal.log_bytes() >= options.retention_bytes;
+  if (refusing == (disk_full || log_full) || failed) return;
+  refusing = !refusing;
+  if (!refusing) {
+    Warn("", "there is room again: events are accepted");
+    return;
+  }
+  std::string pinned_by;
+  (void)Floor(&pinned_by);
+  Warn("T0314",
+       fmt::format(
+           "{}: events are refused, sources and schedules wait; answers of workers and dead "
+           "letters go on{}",
+           disk_full ? std::string("the disk is nearly full")
+                     : fmt::format("the log has reached retention.size ({})",
+                                   FormatBytes(options.retention_bytes)),
+           pinned_by.empty() ? ""
+                             : fmt::format("; trigger '{}' needs the oldest event", pinned_by)));
 }
 
 std::optional<Instant> Partition::Impl::EndTurn() {
@@ -497,9 +537,11 @@ std::size_t Partition::in_flight_bytes() const {
   return impl_->flight_bytes + impl_->turn.body.size();
 }
 
+bool Partition::failed() const { return impl_->failed; }
+
 bool Partition::accepts_ingest() const {
-  return impl_->open && !impl_->failed && !impl_->stalled && !impl_->closing &&
-         impl_->ports.journal.HasRoomForIngest() &&
+  return impl_->open && !impl_->failed && !impl_->stalled && !impl_->resubmitted &&
+         !impl_->closing && impl_->ports.journal.HasRoomForIngest() &&
          impl_->ports.journal.log_bytes() < impl_->options.retention_bytes;
 }
 

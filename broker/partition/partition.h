@@ -45,6 +45,9 @@ struct PartitionOptions {
   std::uint32_t partitions = 1;
   std::uint64_t hash_seed = 0;  // of the data directory
   EventLimits event_limits;
+  // Publishers are answered when their events are written, before they are synced. Nothing else
+  // goes by it: dispatch, settlements and lanes wait for durability.
+  bool answer_when_written = false;
   std::uint32_t hops_max = 16;
   Duration dedupe_window = std::chrono::minutes(10);
   std::size_t dedupe_ids_max = 1'000'000;
@@ -107,7 +110,8 @@ struct PublishBatch {
   std::shared_ptr<const void> keep_alive;
   std::vector<PublishedEvent> events;
   std::size_t bytes = 0;  // of all events, for the ingest budget
-  // Once, on the committer's thread or the partition's executor. Must not block.
+  // Once, on the committer's thread or the partition's executor. Must not block. OK: durable, or
+  // written (PartitionOptions::answer_when_written).
   absl::AnyInvocable<void(PublishOutcome)> done;
 };
 
@@ -242,6 +246,8 @@ class Partition {
 
   // Bytes appended and not yet durable, and those waiting in this turn: for the ingest budget.
   std::size_t in_flight_bytes() const;
+  // The journal failed: nothing is answered OK any more.
+  bool failed() const;
   // False while the disk or `retention` is full: publishes and lanes are refused.
   bool accepts_ingest() const;
 

@@ -53,6 +53,7 @@ struct Partition::Impl {
     std::vector<std::function<void()>> confirmed;
     std::vector<absl::AnyInvocable<void(const absl::Status&)>> done;
     bool outgoing = false;
+    bool may_use_reserve = false;
     bool submitted = false;
     std::uint64_t number = 0;
   };
@@ -109,6 +110,7 @@ struct Partition::Impl {
   void TellSettled();
   void StartCheckpoint(bool every);
   void WriteCheckpoint(JournalPosition replay_from);
+  void TellWhetherRefusing();
   void Trim();
   Offset Floor(std::string* pinned_by) const;
 
@@ -181,7 +183,8 @@ struct Partition::Impl {
   bool open = false;
   bool failed = false;
   bool closing = false;
-  bool stalled = false;
+  bool stalled = false;      // the journal refused for want of room; to be tried again
+  bool resubmitted = false;  // tried again, not known yet
   Offset start;
   bool start_known = false;  // set once something was trimmed in this life
   Offset durable_end;
@@ -230,6 +233,7 @@ struct Partition::Impl {
   absl::AnyInvocable<void(absl::Status)> open_done;
   OpenResult opened;
   bool letters_full_told = false;
+  bool refusing = false;  // events, for want of room; told
 
   std::uint64_t unmatched = 0, duplicates = 0, refused = 0, stale_answers = 0;
   absl::flat_hash_map<std::string, std::uint64_t> unmatched_by;

@@ -156,6 +156,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
     record.deduped = true;
     record.event = bytes;
     const Offset offset = AddEvent(record, view, &event.identity, false);
+    turn.ingest = true;
     if (!appended) outcome.base = offset;
     appended = true;
     if (record.matches.empty()) {
@@ -190,7 +191,9 @@ void Partition::Impl::Publish(PublishBatch batch) {
     done(std::move(failure));
   };
   if (appended && !turn.body.empty()) {
-    turn.notify.push_back(std::move(answer));
+    (options.answer_when_written ? turn.notify_written : turn.notify).push_back(std::move(answer));
+  } else if (last_duplicate && *last_duplicate >= durable_end && (stalled || resubmitted)) {
+    answer(absl::ResourceExhaustedError("the disk is full; send again later with the same id"));
   } else if (last_duplicate && *last_duplicate >= durable_end) {
     // Its first copy is on its way: answered when that is durable.
     if (!turn.body.empty() && *last_duplicate >= turn.base) {
@@ -304,6 +307,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
     record.lane_key = batch.lane.key;
     record.event = bytes_in;
     (void)AddEvent(record, view, batch.dedupe ? &identity : nullptr, false);
+    if (!from_partition) turn.ingest = true;
     ++accepted;
     if (record.matches.empty()) {
       ++unmatched;
@@ -417,6 +421,7 @@ void Partition::Impl::RunSchedules() {
       record.lane_source = binding.name;
       record.event = bytes;
       const Offset at = AddEvent(record, view, nullptr, false);
+      turn.ingest = true;
       if (record.matches.empty()) ++unmatched;
       DropOverBacklog(record);
       ScheduleRecord fired;

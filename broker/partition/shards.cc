@@ -65,6 +65,9 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
 
   absl::Status TryIngest(std::size_t partition, std::size_t bytes, bool accepts, Work& work) {
     Shard& shard = ShardOf(partition);
+    if (failed.load(std::memory_order_relaxed)) {
+      return absl::UnavailableError("the journal failed; the broker is stopping");
+    }
     if (!accepts) {
       return absl::ResourceExhaustedError(
           "the broker takes no events now: its disk or `retention.size` is full, or it is starting "
@@ -108,6 +111,7 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
       const std::optional<Instant> due = partitions[partition]->EndTurn();
       if (due && (!next || *due < *next)) next = due;
       flight += partitions[partition]->in_flight_bytes();
+      if (partitions[partition]->failed()) failed.store(true, std::memory_order_relaxed);
       accepting[partition].store(partitions[partition]->accepts_ingest(),
                                  std::memory_order_relaxed);
     }
@@ -139,6 +143,7 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
   std::vector<std::unique_ptr<Shard>> shards;
   std::vector<std::unique_ptr<Partition>> partitions;
   std::unique_ptr<std::atomic<bool>[]> accepting;
+  std::atomic<bool> failed{false};
 };
 
 Shards::Shards(const ShardsOptions& options, const Ports& ports)

@@ -47,7 +47,9 @@ class Shards final : public AnswerSink, public PartitionWaker, public PartitionR
 
   std::uint32_t partition_count() const;
 
-  // kResourceExhausted: full; nothing was taken, `done` is not called and `batch` is untouched.
+  // Not OK: nothing was taken, `done` is not called and `batch` is untouched.
+  //   kResourceExhausted  full: again later
+  //   kUnavailable        the journal failed: the process is ending
   absl::Status TryPublish(PartitionId partition, PublishBatch& batch);
   absl::Status TryAppendLane(PartitionId partition, LaneBatch& batch);
 

@@ -49,11 +49,13 @@ struct TurnBatch {
   std::vector<Match> matches;
   std::vector<FailedAttemptRef> attempts;
   std::vector<LetterPut> letters;
-  std::vector<Notify> notify;
+  std::vector<Notify> notify;          // when durable
+  std::vector<Notify> notify_written;  // when written
   std::vector<std::function<void()>> confirmed;
   // On the executor when durable, or not.
   std::vector<absl::AnyInvocable<void(const absl::Status&)>> done;
   bool outgoing = false;  // has Outgoing records to forward
+  bool ingest = false;    // has events that came in: published, of a lane, of a schedule
 
   // Settlements not encoded yet, by trigger: match indexes, sorted and joined into ranges at the
   // end.

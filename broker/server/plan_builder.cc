@@ -187,6 +187,7 @@ PartitionOptions ToPartitionOptions(const BrokerConfig& config, std::uint32_t pa
   options.partitions = partitions;
   options.hash_seed = hash_seed;
   options.event_limits = config.event_limits;
+  options.answer_when_written = config.durability == Durability::kWritten;
   options.dedupe_window = config.dedupe_window;
   options.dedupe_ids_max = config.dedupe_ids_max;
   options.queues = config.queues;

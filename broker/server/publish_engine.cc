@@ -27,13 +27,14 @@ absl::Status OutOfOrder() {
 // The answer under way. Every partition's outcome, and Run() itself, hold one share of `open_`.
 class PublishEngine::Gathering {
  public:
-  Gathering(PublishCounters& counters, const PublishFrame& frame, bool with_places,
+  Gathering(PublishCounters& counters, const PublishFrame& frame, bool durable, bool with_places,
             std::shared_ptr<StreamOrder> order, Done done)
       : counters_(counters),
         event_count_(frame.events.size()),
         order_(std::move(order)),
         done_(std::move(done)) {
     answer_.sequence = frame.sequence;
+    answer_.durable = durable;
     if (with_places) answer_.places.resize(event_count_);
   }
 
@@ -155,8 +156,8 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
   };
   counters_.batches.fetch_add(1, kRelaxed);
   if (order != nullptr && frame.from_refused) order->Reset();
-  const auto gathering =
-      std::make_shared<Gathering>(counters_, frame, with_places, order, std::move(done));
+  const auto gathering = std::make_shared<Gathering>(counters_, frame, options_.durable,
+                                                     with_places, order, std::move(done));
   gathering->Open();
   std::vector<std::vector<Piece>> pieces(options_.partitions);
   std::size_t bytes = 0;

@@ -160,7 +160,7 @@ void Server::Impl::MakeServices(const BrokerConfig& broker) {
       .event_limits = broker.event_limits,
       .hash_seed = journal->Info().hash_seed,
       .partitions = shards->partition_count(),
-      .durable = true,
+      .durable = broker.durability == Durability::kDurable,
   };
   engine = std::make_unique<PublishEngine>(engine_options,
                                            [this](PartitionId partition, PublishBatch& batch) {

@@ -173,6 +173,9 @@ void ServerMetrics::RegisterJournal(std::function<JournalInfo()> info) {
       [](const JournalInfo& i) { return static_cast<double>(i.damaged_ranges); });
   add("tocsin_journal_free_bytes", "Free bytes of the data directory's disk when last looked at.",
       Kind::kGauge, [](const JournalInfo& i) { return static_cast<double>(i.free_bytes); });
+  add("tocsin_journal_reserve_only",
+      "1 while the disk is so full that events are refused and only answers are written.",
+      Kind::kGauge, [](const JournalInfo& i) { return i.reserve_only ? 1.0 : 0.0; });
   add("tocsin_journal_failed", "1 after a write or sync failed: nothing more is accepted.",
       Kind::kGauge, [](const JournalInfo& i) { return i.failed ? 1.0 : 0.0; });
   add("tocsin_dead_letter_bytes", "Bytes of the dead letters on disk.", Kind::kGauge,

@@ -152,6 +152,59 @@ TEST(JournalFaultsTest, F5NoSpaceInTheMiddleOfAWriteLeavesNothingBehind) {
   }
 }
 
+// A file system that copies on writing: what was written half cannot even be undone. The danger: a
+// full disk ends the process, again and again, or half a group lives on behind what comes later.
+TEST(JournalFaultsTest, F5NoSpaceToUndoARefusedWriteIsWaitedFor) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    JournalRig rig(seed);
+    rig.StartAndOpen();
+    ASSERT_TRUE(rig.Append("before").ok());
+    rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"), 1000);
+    const std::uint64_t offset = rig.next_offset;
+    for (int i = 0; i < 3; ++i) {
+      rig.next_offset = offset;
+      EXPECT_EQ(rig.Append(Big('r')).status().code(), absl::StatusCode::kResourceExhausted);
+    }
+    EXPECT_EQ(rig.fatal_calls, 0);
+    EXPECT_EQ(rig.Texts(), std::vector<std::string>{"before"});
+    if (seed % 2 == 0) {
+      ASSERT_TRUE(rig.Restart(Coins::kFair).ok());
+      ASSERT_TRUE(rig.Open().ok());
+      EXPECT_EQ(rig.Texts()[0], "before");
+      continue;
+    }
+    rig.fs.ClearFaults();
+    rig.next_offset = offset;
+    ASSERT_TRUE(rig.Append("after").ok());
+    ASSERT_TRUE(rig.Restart(Coins::kFair).ok());
+    EXPECT_EQ(rig.journal->Info().cut_bytes, 0u) << "the remains were there still";
+    ASSERT_TRUE(rig.Open().ok());
+    EXPECT_EQ(rig.Texts(), (std::vector<std::string>{"before", "after"}));
+  }
+}
+
+TEST(JournalFaultsTest, F5ATrialToUndoThatFailsOtherwiseEndsTheJournal) {
+  JournalRig rig;
+  rig.StartAndOpen();
+  rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"));
+  rig.fs.Fail(Call::kSync, "log", absl::InternalError("EIO"));
+  EXPECT_EQ(rig.Append("x").status().code(), absl::StatusCode::kUnknown);
+  EXPECT_EQ(rig.fatal_calls, 1);
+}
+
+TEST(JournalFaultsTest, F5RoomIsLookedForOnceASecondAlsoWithoutAppends) {
+  JournalRig rig;
+  rig.reserve_bytes = 1 << 20;
+  rig.StartAndOpen();
+  EXPECT_TRUE(rig.journal->HasRoomForIngest());
+  for (const bool room : {false, true}) {
+    rig.fs.SetCapacity(room ? std::uint64_t{1} << 40 : 600 * 1024);
+    rig.clock.Advance(std::chrono::seconds(1));
+    rig.Run();
+    EXPECT_EQ(rig.journal->HasRoomForIngest(), room);
+  }
+}
+
 TEST(JournalFaultsTest, F5TheReserveTakesSettlementsAndLettersWhenEventsAreRefused) {
   JournalRig rig;
   rig.reserve_bytes = 1 << 20;

@@ -1,0 +1,249 @@
+// Faults of the fault table that a partition must survive: a full disk, and what `durability:
+// written` may lose.
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/partition/partition_rig.h"
+
+namespace tocsin {
+namespace {
+
+using Coins = SimFileSystem::Coins;
+using Call = SimFileSystem::Call;
+
+constexpr std::uint64_t kReserve = 512 * 1024;
+constexpr std::uint64_t kPlenty = std::uint64_t{1} << 40;
+constexpr Duration kASecond = std::chrono::seconds(1);
+
+std::uint64_t UsedBytes(const SimFileSystem& fs) {
+  std::uint64_t used = 0;
+  for (const std::string& path : fs.Paths()) used += fs.Bytes(path).size();
+  return used;
+}
+
+// The disk has `left` bytes from now on.
+void SetLeft(PartitionRig& rig, std::uint64_t left) {
+  rig.fs.SetCapacity(UsedBytes(rig.fs) + left);
+}
+
+// The danger: answers of workers wait behind events that the disk has no room for, nothing is
+// trimmed, and the broker never comes back.
+TEST(PartitionFaultsTest, F5OnANearlyFullDiskEventsAreRefusedAndEverythingElseGoesOn) {
+  PartitionRig rig;
+  rig.journal_options.reserve_bytes = kReserve;
+  rig.triggers[0].policy.retry.attempts_max = 1;
+  ASSERT_TRUE(rig.Start().ok());
+  for (const std::string id : {"a", "b", "c", "d"}) ASSERT_TRUE(rig.Publish(id, id).ok());
+  SetLeft(rig, kReserve / 2);
+  rig.Advance(2 * kASecond);  // it looks once a second
+  EXPECT_EQ(rig.Publish("refused").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(rig.Warned("T0314"));
+
+  rig.Attach();
+  ASSERT_EQ(rig.worker->held.size(), 4u);
+  bool acked = false, emitted = false, died = false;
+  rig.Answer(Ack{}, &acked);
+  rig.Answer(Ack{}, &emitted, {PartitionRig::MakeEvent("out", "o", 10)});
+  rig.Answer(Reject{"no"}, &died);
+  rig.Run();
+  EXPECT_TRUE(acked);
+  EXPECT_TRUE(emitted) << "what a function emits uses the reserve";
+  EXPECT_TRUE(died) << "so do dead letters";
+  EXPECT_EQ(rig.Snapshot().open_letters, 1u);
+  ASSERT_EQ(rig.worker->held.size(), 2u) << "d and what was emitted";
+  bool redriven = false;
+  rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+    partition.Redrive(partition.OpenLetters().at(0).id,
+                      [&](const absl::Status& status) { redriven = status.ok(); });
+  });
+  rig.Run();
+  EXPECT_TRUE(redriven);
+  EXPECT_EQ(rig.Publish("refused").code(), absl::StatusCode::kResourceExhausted);
+
+  rig.fs.SetCapacity(kPlenty);
+  rig.Advance(2 * kASecond);
+  EXPECT_TRUE(rig.Publish("accepted").ok());
+  EXPECT_EQ(rig.DrainAll().size(), 4u) << "d, out, the redriven one, accepted";
+  const TriggerBooks books = rig.Books();
+  EXPECT_EQ(books.pending, 0u);
+  EXPECT_EQ(books.dead, 1u);
+}
+
+// Events and answers ride one batch; the room vanished between two looks at the disk.
+TEST(PartitionFaultsTest, F5AnAnswerThatRidesWithARefusedEventIsDurableOnTheFullDisk) {
+  PartitionRig rig;
+  rig.journal_options.reserve_bytes = kReserve;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("a", "a").ok());
+  rig.Attach();
+  SetLeft(rig, kReserve / 2);
+  // The journal notices, the shard has not had a turn since.
+  rig.clock.Advance(2 * kASecond);
+  rig.engine.RunUntilIdle();
+  bool acked = false;
+  std::optional<PublishOutcome> refused;
+  rig.Send("b", refused, "b");
+  rig.Answer(Ack{}, &acked);
+  rig.Run();
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_EQ(refused->status.code(), absl::StatusCode::kResourceExhausted);
+  rig.Advance(kASecond);
+  EXPECT_TRUE(acked) << "the answer waits behind an event that has no room";
+  // What was refused may be there all the same: sent again it is a duplicate, never a second copy.
+  rig.fs.SetCapacity(kPlenty);
+  rig.Advance(2 * kASecond);
+  EXPECT_TRUE(rig.Publish("b", "b").ok());
+  EXPECT_EQ(rig.Books().matched, 2u);
+}
+
+// No segment can be made: nothing at all can be appended.
+TEST(PartitionFaultsTest, F5WithoutAnyRoomNothingIsLostAndAllGoesOnByItself) {
+  for (const char* error : {"ENOSPC", "EDQUOT"}) {
+    PartitionRig rig;
+    rig.journal_options.batch_bytes_max = 24 * 1024;
+    ASSERT_TRUE(rig.Start().ok());
+    ASSERT_TRUE(rig.Publish("a", "a").ok());
+    rig.Attach();
+    rig.fs.Fail(Call::kPreallocate, "log", absl::ResourceExhaustedError(error), 1'000'000);
+    std::uint64_t accepted = 0;
+    for (int i = 0; i < 100; ++i) {
+      const absl::Status status = rig.Publish(fmt::format("e{}", i), "", 10'000);
+      if (!status.ok()) {
+        EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+        break;
+      }
+      ++accepted;
+    }
+    ASSERT_LT(accepted, 100u);
+    EXPECT_TRUE(rig.Warned("T0301"));
+    // Repeats are refused as well, at every moment of the broker's own trials.
+    for (int i = 0; i < 20; ++i) {
+      std::optional<PublishOutcome> again;
+      rig.Send(fmt::format("e{}", accepted), again, "", 10'000);
+      rig.Run();
+      ASSERT_TRUE(again.has_value()) << "a publisher waits for the disk";
+      EXPECT_EQ(again->status.code(), absl::StatusCode::kResourceExhausted);
+      rig.Advance(std::chrono::milliseconds(50));
+    }
+    bool acked = false;
+    rig.Answer(Ack{}, &acked);
+    rig.Advance(kASecond);
+    EXPECT_FALSE(acked) << "told durable without room";
+    // Reading and delivering go on meanwhile.
+    std::size_t events = 0;
+    rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+      partition.ReadEvents(Offset(0), 1000, 1 << 20,
+                           [&](absl::StatusOr<EventPage> page) { events = page->events.size(); });
+    });
+    rig.Run();
+    EXPECT_GT(events, accepted / 2);
+    rig.fs.ClearFaults();
+    rig.Advance(kASecond);
+    EXPECT_TRUE(acked);
+    EXPECT_TRUE(rig.Publish("again").ok());
+    EXPECT_TRUE(rig.failure.ok());
+    ASSERT_TRUE(rig.Restart(Coins::kNone).ok());
+    EXPECT_GE(rig.Books().matched, accepted + 2);
+    EXPECT_EQ(rig.Books().acked, 1u);
+  }
+}
+
+// Without this the log of a disk that was full for a moment is never trimmed again.
+TEST(PartitionFaultsTest, F5ACheckpointThatFoundNoRoomIsTriedAgainWithoutFurtherEvents) {
+  PartitionRig rig;
+  rig.partition_options.checkpoint_every = 2 * kASecond;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("a", "a").ok());
+  rig.fs.Fail(Call::kWrite, "checkpoint", absl::ResourceExhaustedError("ENOSPC"));
+  rig.Advance(3 * kASecond);
+  ASSERT_TRUE(rig.Warned("T0302"));
+  const auto checkpoints = [&] {
+    std::size_t count = 0;
+    for (const std::string& path : rig.fs.Paths()) {
+      count += path.starts_with("checkpoint/") && !path.ends_with(".tmp") ? 1 : 0;
+    }
+    return count;
+  };
+  ASSERT_EQ(checkpoints(), 0u);
+  rig.Advance(3 * kASecond);
+  EXPECT_EQ(checkpoints(), 1u);
+}
+
+TEST(PartitionFaultsTest, ALogAtItsRetentionSizeRefusesEventsLoudlyAndNamesTheTrigger) {
+  PartitionRig rig;
+  rig.partition_options.retention_bytes = 100'000;
+  ASSERT_TRUE(rig.Start().ok());
+  absl::Status status;
+  for (int i = 0; i < 100 && status.ok(); ++i)
+    status = rig.Publish(fmt::format("e{}", i), "", 9'000);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  rig.Advance(2 * kASecond);
+  ASSERT_TRUE(rig.Warned("T0314"));
+  EXPECT_NE(rig.warnings.back().second.find("'all'"), std::string::npos)
+      << rig.warnings.back().second;
+}
+
+TEST(PartitionDurabilityTest, DurableIsAnsweredAfterTheSyncAndWrittenBeforeIt) {
+  for (const bool written : {false, true}) {
+    PartitionRig rig;
+    rig.partition_options.answer_when_written = written;
+    ASSERT_TRUE(rig.Start().ok());
+    ASSERT_TRUE(rig.Publish("before").ok());
+    rig.Attach();
+    ASSERT_EQ(rig.DrainAll(), std::vector<std::string>{"before"});
+    // The write succeeds, the sync does not.
+    rig.fs.Fail(Call::kSync, "log", absl::InternalError("EIO"));
+    const absl::Status answer = rig.Publish("during");
+    EXPECT_EQ(answer.ok(), written) << answer;
+    EXPECT_FALSE(rig.failure.ok()) << "the journal failed: the process ends";
+    EXPECT_TRUE(rig.worker->held.empty()) << "nothing is dispatched before it is synced";
+    EXPECT_EQ(rig.Publish("after").code(), absl::StatusCode::kUnavailable);
+  }
+}
+
+// What it may cost: a power cut loses events answered `written`, never ones answered `durable`.
+TEST(PartitionDurabilityTest, APowerCutMayLoseWhatWasWrittenAndAKillLosesNothing) {
+  std::size_t lost = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    for (const bool written : {false, true}) {
+      for (const Coins coins : {Coins::kAll, Coins::kNone, Coins::kFair}) {
+        PartitionRig rig(seed);
+        rig.partition_options.answer_when_written = written;
+        ASSERT_TRUE(rig.Start().ok());
+        ASSERT_TRUE(rig.Publish("first").ok());
+        rig.fs.Fail(Call::kSync, "log", absl::InternalError("cut"));
+        const bool answered = rig.Publish("last").ok();
+        ASSERT_TRUE(rig.Restart(coins).ok());
+        rig.Attach();
+        const std::vector<std::string> events = rig.DrainAll();
+        ASSERT_GE(events.size(), 1u) << "seed " << seed;
+        EXPECT_EQ(events[0], "first");
+        const bool there = events.size() == 2;
+        if (coins == Coins::kAll) {
+          EXPECT_TRUE(there) << "a kill loses nothing that was written";
+        } else if (answered && !there) {
+          EXPECT_TRUE(written) << "an event answered durable is lost";
+          ++lost;
+        }
+        if (!there) {
+          EXPECT_TRUE(rig.Publish("last").ok()) << "sent again it is new, not a duplicate";
+        }
+      }
+    }
+  }
+  EXPECT_GT(lost, 0u) << "the cut never came between write and sync";
+}
+
+TEST(PartitionDurabilityTest, ARefusedWriteIsNeverAnsweredWritten) {
+  PartitionRig rig;
+  rig.partition_options.answer_when_written = true;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"));
+  EXPECT_EQ(rig.Publish("refused").code(), absl::StatusCode::kResourceExhausted);
+  rig.Advance(kASecond);
+  EXPECT_TRUE(rig.Publish("refused").ok());
+  EXPECT_EQ(rig.Books().matched, 1u);
+}
+
+}  // namespace
+}  // namespace tocsin
