@@ -227,6 +227,9 @@ TriggerQueue::TriggerQueue(PartitionId partition, TriggerOrdinal ordinal, Epoch 
 
 TriggerQueue::~TriggerQueue() = default;
 
+void TriggerQueue::ContinueTokens(std::uint32_t given) { impl_->token_counter = given; }
+std::uint32_t TriggerQueue::tokens_given() const { return impl_->token_counter; }
+
 void TriggerQueue::SetPolicy(const TriggerPolicy& policy) {
   const bool regroup = impl_->policy.order != policy.order;
   if (regroup) {

@@ -143,6 +143,7 @@ struct Partition::Impl {
   void ExchangeAndDeliver();
   void DeliverTo(Fetch fetch);
   void FetchMissing(Fetch fetch);
+  void DropEndedLeases(Fetch& fetch);
   const PriorAttempts* PriorOf(const TriggerRecord& trigger, std::uint64_t index,
                                PriorAttempts& prior);
   void PumpScans();
@@ -209,6 +210,8 @@ struct Partition::Impl {
   std::size_t fetches = 0;
   std::set<std::uint32_t> scan_wanted;  // ordinals that may want one
   std::size_t scans = 0;
+  std::uint64_t next_scan = 1;     // never reused: an answer of the disk may come late
+  std::uint32_t tokens_given = 0;  // by queues that are gone
 
   std::vector<ScheduleRuntime> schedules;
   std::set<std::pair<WallTime, std::size_t>> schedule_dues;

@@ -52,7 +52,7 @@ void Partition::Impl::PumpScans() {
     scan_wanted.erase(wanted);
     runtime->queue->BeginScan();
     runtime->scanning = true;
-    ++runtime->scan_number;
+    runtime->scan_number = next_scan++;
     runtime->scan_cursor = *from;
     ++scans;
     ContinueScan(*runtime);

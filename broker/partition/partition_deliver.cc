@@ -1,0 +1,146 @@
+// Deliveries on their way to sessions: from memory, or read from the journal first.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "broker/base/status.h"
+#include "broker/journal/record.h"
+#include "broker/partition/partition_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr std::size_t kFetchBytes = 256 * 1024;
+
+}  // namespace
+
+void Partition::Impl::DeliverTo(Fetch fetch) {
+  Runtime* runtime = RuntimeOf(fetch.trigger);
+  if (runtime == nullptr || runtime->queue == nullptr) {
+    std::uint64_t bytes = 0;
+    for (const Lease& lease : fetch.leases) bytes += lease.candidate.event_bytes;
+    ports.dispatcher.Release(fetch.grant, static_cast<std::uint32_t>(fetch.leases.size()), bytes);
+    return;
+  }
+  const TriggerRecord* trigger = state.FindTrigger(fetch.trigger);
+  std::vector<OutgoingDelivery> out;
+  out.reserve(fetch.leases.size());
+  Fetch missing;
+  missing.grant = fetch.grant;
+  missing.trigger = fetch.trigger;
+  std::shared_ptr<const CachedBatch> batch;
+  EventRecord record;
+  for (Lease& lease : fetch.leases) {
+    const Offset offset = lease.candidate.offset;
+    if (batch == nullptr || offset < batch->base || !(offset < batch->end())) {
+      batch = cache.Find(offset);
+      for (const auto& read : fetch.batches) {
+        if (!(offset < read->base) && offset < read->end()) batch = read;
+      }
+    }
+    if (batch == nullptr || !DecodeEvent(batch->Record(offset), record).ok()) {
+      missing.leases.push_back(lease);
+      continue;
+    }
+    OutgoingDelivery delivery;
+    delivery.token = lease.token;
+    delivery.id =
+        DeliveryId{options.id, lease.candidate.origin, fetch.trigger, lease.candidate.run};
+    delivery.offset = offset;
+    delivery.trigger_name = trigger->name;
+    delivery.attempt = lease.attempt;
+    delivery.lease = lease.duration;
+    delivery.recorded = lease.candidate.appended;
+    delivery.event = record.event;
+    delivery.keep_alive = batch->body;
+    if (record.hops > 0) leased_hops[offset.value()] = record.hops;
+    out.push_back(std::move(delivery));
+  }
+  if (!out.empty()) {
+    std::weak_ptr<WorkerSession>& known = sessions[fetch.grant.session->id().value()];
+    if (known.expired()) known = fetch.grant.session;
+    if (fetch.grant.session->Deliver(fetch.grant, options.id, out)) {
+      for (const OutgoingDelivery& delivery : out) {
+        runtime->queue->SetHolder(delivery.offset, fetch.grant.session->id(), delivery.handle);
+      }
+    } else {
+      for (const OutgoingDelivery& delivery : out) {
+        runtime->queue->ReturnUnsent(delivery.offset, delivery.token);
+      }
+      Touch(*runtime);
+      sessions.erase(fetch.grant.session->id().value());
+    }
+  }
+  if (!missing.leases.empty()) FetchMissing(std::move(missing));
+}
+
+// While the journal was read a lease may have ended, or its queue made place for another: what
+// nobody holds any more is not sent.
+void Partition::Impl::DropEndedLeases(Fetch& fetch) {
+  const Runtime* runtime = RuntimeOf(fetch.trigger);
+  std::uint64_t bytes = 0;
+  const auto ended = [&](const Lease& lease) {
+    if (runtime != nullptr && runtime->queue != nullptr &&
+        runtime->queue->Holds(lease.candidate.offset, lease.token)) {
+      return false;
+    }
+    bytes += lease.candidate.event_bytes;
+    return true;
+  };
+  const auto count = static_cast<std::uint32_t>(std::erase_if(fetch.leases, ended));
+  if (count == 0) return;
+  bytes = std::min(bytes, fetch.grant.bytes);
+  ports.dispatcher.Release(fetch.grant, count, bytes);
+  fetch.grant.count -= count;
+  fetch.grant.bytes -= bytes;
+}
+
+// One read finds at least the first of them; the rest goes round again.
+void Partition::Impl::FetchMissing(Fetch fetch) {
+  ++fetches;
+  const Offset first = fetch.leases.front().candidate.offset;
+  ports.journal.Read(options.id, ports.journal.Locate(options.id, first), kFetchBytes,
+                     [this, fetch = std::move(fetch), first,
+                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+                       if (guard.expired()) return;
+                       --fetches;
+                       BeginIfNeeded();
+                       bool found = false;
+                       fetch.batches.clear();
+                       if (result.ok()) {
+                         for (StoredBatch& stored : result->batches) {
+                           if (stored.event_count == 0) continue;
+                           CachedBatch cached;
+                           cached.base = stored.base_offset;
+                           cached.recorded = FromMicros(stored.append_time_us);
+                           cached.body = stored.body;
+                           if (!IndexEvents(*stored.body, cached.events).ok()) continue;
+                           found = found || (!(first < cached.base) && first < cached.end());
+                           fetch.batches.push_back(cache.Add(std::move(cached)));
+                         }
+                       }
+                       Runtime* runtime = RuntimeOf(fetch.trigger);
+                       DropEndedLeases(fetch);
+                       // What was read for was the first: another one's turn comes with its read.
+                       found = found || fetch.leases.empty() ||
+                               fetch.leases.front().candidate.offset != first;
+                       if (!found && runtime != nullptr && runtime->queue != nullptr) {
+                         const Lease lost = fetch.leases.front();
+                         fetch.leases.erase(fetch.leases.begin());
+                         ports.dispatcher.Release(fetch.grant, 1, lost.candidate.event_bytes);
+                         std::vector<Action> actions;
+                         (void)runtime->queue->Answer(
+                             lost.candidate.offset, lost.token,
+                             Reject{fmt::format("event {}/{} cannot be read from the journal",
+                                                options.id.value(), lost.candidate.offset.value())},
+                             now, actions);
+                         RunActions(*runtime, actions);
+                         Touch(*runtime);
+                       }
+                       if (!fetch.leases.empty()) DeliverTo(std::move(fetch));
+                       ports.wake();
+                     });
+}
+
+}  // namespace tocsin

@@ -1,0 +1,93 @@
+// A trigger that is detached and comes back while something of its former queue is under way.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/partition/partition_rig.h"
+
+namespace tocsin {
+namespace {
+
+using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
+
+// Takes the trigger away and puts it back; nothing else runs meanwhile.
+void DetachAndReturn(PartitionRig& rig) {
+  const std::vector<TriggerSpec> all = std::exchange(rig.triggers, {});
+  rig.shards->ApplyPlan(rig.MakePlan());
+  rig.owner.RunUntilIdle();
+  rig.triggers = all;
+  rig.shards->ApplyPlan(rig.MakePlan());
+  rig.owner.RunUntilIdle();
+}
+
+TEST(PartitionReloadTest, AReadForALeaseOfAFormerQueueSendsNothing) {
+  PartitionRig rig;
+  rig.partition_options.cache_bytes_max = 1;
+  ASSERT_TRUE(rig.Start().ok());
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(rig.Publish(fmt::format("e{}", i), fmt::format("k{}", i), 1000).ok());
+  }
+  rig.worker = std::make_shared<RigWorker>();
+  SessionHello hello;
+  hello.functions = {"work"};
+  hello.credit.events = 10;
+  rig.worker->session = rig.dispatcher->Attach(hello, rig.worker, rig.clock.Monotonic());
+  rig.owner.RunUntilIdle();  // leased; the disk is asked for the events
+  ASSERT_LE(rig.worker->held.size(), 1u) << "what memory still has";
+  rig.worker->held.clear();
+  DetachAndReturn(rig);
+  rig.Run();
+  EXPECT_THAT(rig.DrainAll(), UnorderedElementsAre("e0", "e1", "e2")) << "each once";
+  EXPECT_EQ(rig.Books().acked, 3u);
+  EXPECT_EQ(rig.Books().dead, 0u);
+}
+
+// FAULTS F29: never moves another worker's event.
+TEST(PartitionReloadTest, F29AnAnswerToAFormerQueuesLeaseIsStale) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("e", "k").ok());
+  rig.Attach(1);
+  const std::shared_ptr<RigWorker> former = rig.worker;
+  ASSERT_THAT(former->held, SizeIs(1));
+  DetachAndReturn(rig);
+  rig.Attach(1);
+  ASSERT_THAT(rig.worker->held, SizeIs(1)) << "its delivery is free for another";
+  FrameAnswers late;
+  late.acked.push_back({former->held.front().handle, former->held.front().handle});
+  (void)former->session->OnAnswers(late, rig.clock.Monotonic(), nullptr);
+  rig.Run();
+  EXPECT_EQ(rig.Books().acked, 0u) << "settled by one who does not hold it";
+  EXPECT_EQ(rig.Books().leased, 1u);
+  EXPECT_EQ(rig.Snapshot().stale_answers, 1u);
+  rig.Answer(Ack{});
+  rig.Run();
+  EXPECT_EQ(rig.Books().acked, 1u);
+  former->session.reset();
+}
+
+TEST(PartitionReloadTest, AReadForAFormerQueuesScanDoesNotMoveTheNewOne) {
+  PartitionRig rig;
+  rig.partition_options.cache_bytes_max = 1;
+  rig.journal_options.batch_bytes_max = 48 * 1024;
+  ASSERT_TRUE(rig.Start().ok());
+  constexpr int kEvents = 120;  // more than two reads of a scan
+  std::vector<std::string> all;
+  for (int i = 0; i < kEvents; ++i) {
+    all.push_back(fmt::format("e{:03d}", i));
+    ASSERT_TRUE(rig.Publish(all.back(), "k", 12'000).ok());
+  }
+  ASSERT_TRUE(rig.Restart().ok());
+  DetachAndReturn(rig);  // a new queue, which scans from the start
+  ASSERT_TRUE(rig.engine.RunOne());
+  rig.owner.RunUntilIdle();  // the first read came, the second one is under way
+  DetachAndReturn(rig);
+  rig.Run();
+  rig.Attach();
+  EXPECT_EQ(rig.DrainAll(), all);
+  EXPECT_EQ(rig.Books().pending, 0u);
+}
+
+}  // namespace
+}  // namespace tocsin
