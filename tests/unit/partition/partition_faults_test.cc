@@ -183,6 +183,47 @@ TEST(PartitionFaultsTest, ALogAtItsRetentionSizeRefusesEventsLoudlyAndNamesTheTr
       << rig.warnings.back().second;
 }
 
+TEST(PartitionFaultsTest, F18ARepeatIsADuplicateWithinTheWindowAlsoAfterRestarts) {
+  PartitionRig rig;
+  rig.partition_options.dedupe_window = std::chrono::minutes(10);
+  rig.partition_options.checkpoint_every = kASecond;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("a").ok());
+  const auto repeats = [&] {
+    std::optional<PublishOutcome> answer;
+    rig.Send("a", answer);
+    rig.Run();
+    EXPECT_TRUE(answer && answer->status.ok());
+    return answer && answer->verdicts.size() == 1 && answer->verdicts[0].duplicate &&
+           answer->verdicts[0].first == Offset(0);
+  };
+  EXPECT_TRUE(repeats());
+  ASSERT_TRUE(rig.Restart(Coins::kNone).ok());
+  EXPECT_TRUE(repeats()) << "from the log";
+  rig.Advance(std::chrono::minutes(5));  // a checkpoint is written
+  ASSERT_TRUE(rig.Restart(Coins::kNone).ok());
+  EXPECT_TRUE(repeats()) << "from the checkpoint";
+  // Remembered from its first copy on, not from the last repeat.
+  rig.Advance(std::chrono::minutes(5) + 2 * kASecond);
+  EXPECT_FALSE(repeats()) << "outside the window it is a new event";
+  EXPECT_EQ(rig.Books().matched, 2u);
+}
+
+TEST(PartitionFaultsTest, F18OneIdTooManyPushesOutTheOldest) {
+  PartitionRig rig;
+  rig.partition_options.dedupe_ids_max = 100;
+  ASSERT_TRUE(rig.Start().ok());
+  for (int i = 0; i < 300; ++i) ASSERT_TRUE(rig.Publish(fmt::format("e{}", i)).ok());
+  std::optional<PublishOutcome> answer;
+  rig.Send("e0", answer);
+  rig.Run();
+  EXPECT_TRUE(answer && answer->status.ok() && answer->verdicts.empty());
+  rig.Send("e299", answer);
+  rig.Run();
+  ASSERT_TRUE(answer && answer->verdicts.size() == 1);
+  EXPECT_TRUE(answer->verdicts[0].duplicate);
+}
+
 TEST(PartitionDurabilityTest, DurableIsAnsweredAfterTheSyncAndWrittenBeforeIt) {
   for (const bool written : {false, true}) {
     PartitionRig rig;
