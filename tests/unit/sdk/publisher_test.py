@@ -91,10 +91,11 @@ class TestPublisher:
         with pytest.raises(PublishError, match="INVALID_ARGUMENT: the type is empty"):
             one.publish_and_wait(numbered(1), PATIENCE)
 
-    # The danger: what was sent behind a refused batch overtakes it.
+    # The danger: what was sent behind a refused batch overtakes it, or goes on being sent and keeps
+    # the refused from its turn.
     def test_refusals_for_want_of_room_are_sent_again_in_order(self, publisher, broker, store):
         state = {"refusing": False, "left": 3, "received": 0}
-        resent = []
+        resent, refused = [], []
 
         def on_publish(request, response):
             if request.from_refused:
@@ -105,17 +106,19 @@ class TestPublisher:
                 state["refusing"] = True
                 state["left"] -= 1
             if state["refusing"]:
+                refused.append(request.sequence)
                 for i in range(len(request.events)):
                     response.exceptions.add(index=i, code=8, retry_after_ms=1)
                 return
             store.accept(request, response)
 
         broker.on_publish = on_publish
-        one = publisher(batch_events_max=50)
+        one = publisher(batch_events_max=50, batches_in_flight_max=4)
         for number in range(3000):
             one.publish(numbered(number))
         assert one.flush(PATIENCE)
         assert state["left"] == 0
+        assert len(refused) <= 3 * 4
         assert len(resent) == 3
         assert store.ids == expected(3000)
 

@@ -93,7 +93,7 @@ class TestStop:
         assert session.next_frame().HasField("leaving")
         with pytest.raises(Over):
             session.pop()
-        session.deliver("charge", 1)
+        session.deliver("charge", 1, 2)
         session.close()
         stopping.join(PATIENCE)
         assert not stopping.is_alive() and ran == []
@@ -269,7 +269,8 @@ class TestProcess:
         process = program(f"""
 begun = threading.Event()
 @worker.function("charge")
-{kind} charge(event):
+{kind} charge(event, ctx):
+    ctx.on_cancel(lambda: print("cancelled"))
     begun.set()
     {hang}
 worker.start()
@@ -278,6 +279,7 @@ print("leaving main")
 """)
         attach(broker).deliver("charge", 1)
         assert process.stdout.readline() == "leaving main\n"
+        assert process.stdout.readline() == "cancelled\n"
         assert process.wait(PATIENCE) == 0
 
     # The danger: a poisonous event kills one worker after the other and no attempt is counted.
