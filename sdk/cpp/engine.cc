@@ -11,6 +11,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+// Of emitted events in one frame, before the last answer; one alone may have kEmittedBytesMax.
+constexpr std::size_t kFrameBytesMax = std::size_t{1} << 20;
+
 Result FromException(const std::exception_ptr& exception) {
   try {
     std::rethrow_exception(exception);
@@ -56,6 +59,17 @@ void AddRanges(std::vector<std::uint64_t>& handles, ::tocsin::v1::Answers* answe
       range->set_last(handle);
     }
   }
+}
+
+// Settles nothing, because the lease ended, but tells the broker that this worker is no longer busy
+// with the delivery: that frees its credit.
+::tocsin::v1::Answer StaleAnswer(const Delivery& delivery) {
+  ::tocsin::v1::Answer answer;
+  answer.set_handle(delivery.handle);
+  answer.set_token(delivery.token);
+  answer.mutable_retry()->set_code("cancelled");
+  answer.mutable_retry()->set_message("its lease ended here");
+  return answer;
 }
 
 ::tocsin::v1::Answer ToAnswer(Running& running, Result&& result) {
@@ -282,8 +296,13 @@ void Engine::Cancel(const ::tocsin::v1::Cancel& cancel) {
   const std::set<std::uint64_t> handles(cancel.handles().begin(), cancel.handles().end());
   const std::lock_guard lock(mutex_);
   for (const auto& function : functions_) {
-    std::erase_if(function->waiting,
-                  [&](const Delivery& delivery) { return handles.contains(delivery.handle); });
+    std::erase_if(function->waiting, [&](const Delivery& delivery) {
+      if (!handles.contains(delivery.handle)) {
+        return false;
+      }
+      others_.push_back(StaleAnswer(delivery));
+      return true;
+    });
   }
   for (Running* running : running_) {
     if (running->session == session_ && handles.contains(running->delivery.handle) &&
@@ -331,10 +350,15 @@ bool Engine::TakeAnswers(::tocsin::v1::Answers* answers) {
       return false;
     }
     acked.swap(acked_);
-    for (auto& other : others_) {
-      *answers->add_others() = std::move(other);
+    // Bounded, because a broker receives frames only up to a size; the next frame takes the rest.
+    std::size_t taken = 0;
+    for (std::size_t bytes = 0; taken < others_.size() && bytes < kFrameBytesMax; ++taken) {
+      for (const std::string& event : others_[taken].emitted()) {
+        bytes += event.size();
+      }
+      *answers->add_others() = std::move(others_[taken]);
     }
-    others_.clear();
+    others_.erase(others_.begin(), others_.begin() + static_cast<std::ptrdiff_t>(taken));
     started_reported_ = started;
     answers->set_started_through(started);
   }
@@ -476,7 +500,7 @@ void Engine::RunBatch(Function& function, std::vector<std::unique_ptr<Running>>&
 
 void Engine::FinishLocked(Running& running, Result&& result) {
   running_.erase(&running);
-  if (!connected_ || running.session != session_ || running.cancelled) {
+  if (!connected_ || running.session != session_) {
     WakeWriterLocked();  // a drain may be waiting for it
     return;
   }
@@ -485,7 +509,9 @@ void Engine::FinishLocked(Running& running, Result&& result) {
       return answer.handle() == running.delivery.handle;
     });
   }
-  if (result.kind == Result::Kind::kAck && running.emitted.empty()) {
+  if (running.cancelled) {
+    others_.push_back(StaleAnswer(running.delivery));
+  } else if (result.kind == Result::Kind::kAck && running.emitted.empty()) {
     acked_.push_back(running.delivery.handle);
   } else {
     others_.push_back(ToAnswer(running, std::move(result)));

@@ -7,6 +7,8 @@
 // A session is one connection. Ending it forgets what waits, cancels what runs and drops answers,
 // because the broker queues everything again. started_through = one below the lowest handle that
 // still waits: handles rise within a session and each queue is first in, first out.
+// A delivery whose lease ended is answered all the same, when its handler has returned: that
+// settles nothing, but until then the broker counts this worker as busy with it.
 //
 // Threading: every method from any thread; one mutex. Handlers run without it.
 

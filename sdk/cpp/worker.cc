@@ -355,6 +355,9 @@ void Worker::Loop::WriterMain(Session& session) {
         return;
       }
       heartbeat_due = now + heartbeat;
+      if (engine_.HasAnswers()) {
+        session.pending = true;
+      }
     } else if (now >= heartbeat_due) {
       frame.mutable_heartbeat();
       if (!WriteFrame(session, frame)) {
