@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "sdk/cpp/engine.h"
 
@@ -19,6 +20,25 @@ void GrantLease(Running& running, TimePoint from, std::int64_t lease_ms) {
 namespace tocsin::sdk {
 
 using internal::Running;
+
+namespace {
+
+// The event with the cause's id as `causationid` and its trace, where it has none of its own.
+Event WithCause(const Event& event, const Event& cause) {
+  Event caused = event;
+  if (!cause.id().empty() && !event.Attribute("causationid")) {
+    caused.SetAttribute("causationid", cause.id());
+  }
+  for (const char* name : {"traceparent", "tracestate"}) {
+    const std::optional<std::string> carried = cause.Attribute(name);
+    if (carried && !event.Attribute(name)) {
+      caused.SetAttribute(name, std::string_view(*carried));
+    }
+  }
+  return caused;
+}
+
+}  // namespace
 
 Context::Context(internal::Engine* engine, Running* running) : engine_(engine), running_(running) {}
 
@@ -72,7 +92,7 @@ absl::Status Context::Emit(const Event& event) {
   if (!event.Valid()) {
     return absl::InvalidArgumentError("an emitted event needs id, source and type");
   }
-  std::string encoded = event.Encoded();
+  std::string encoded = WithCause(event, Event::Borrow(running_->delivery.event)).Encoded();
   const std::lock_guard lock(running_->emitted_mutex);
   if (running_->emitted.size() >= kEmittedMax ||
       running_->emitted_bytes + encoded.size() > kEmittedBytesMax) {

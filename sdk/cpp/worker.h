@@ -97,7 +97,8 @@ class Context {
   void Extend(std::chrono::milliseconds by = std::chrono::milliseconds{0});
   void Progress(std::string message);
 
-  // Durable with this delivery's Ack, Reject or Drop; a retry forgets it. kResourceExhausted above
+  // Durable with this delivery's Ack, Reject or Drop; a retry forgets it. It gets the delivered
+  // event's id as `causationid`, and its trace, unless it has its own. kResourceExhausted above
   // kEmittedMax events or kEmittedBytesMax; kInvalidArgument for an event that is not Valid().
   absl::Status Emit(const Event& event);
 

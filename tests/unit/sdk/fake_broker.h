@@ -103,6 +103,7 @@ class FakeSession {
       delivery.set_function(named.function());
       Event event("order.paid", "/shop");
       event.set_id(std::to_string(first + i)).SetJson(R"({"total":12})");
+      event.SetAttribute("traceparent", "00-a");
       delivery.set_event(event.Encoded());
     }
     Send(frame);

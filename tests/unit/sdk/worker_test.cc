@@ -129,6 +129,8 @@ TEST_F(WorkerTest, EmittedEventsRideWithTheAckButNotWithARetry) {
   worker.On("charge", [&](const Event&, Context& context) {
     EXPECT_TRUE(context.Emit(Event("order.charged", "/billing")).ok());
     EXPECT_FALSE(context.Emit(Event("", "/billing")).ok());
+    Event own("order.charged", "/billing");
+    EXPECT_TRUE(context.Emit(own.SetAttribute("traceparent", "00-b")).ok());
     return context.attempt() == 1 ? RetryError("x", "y") : Ack();
   });
   const auto session = Run(worker);
@@ -137,8 +139,13 @@ TEST_F(WorkerTest, EmittedEventsRideWithTheAckButNotWithARetry) {
   session->Deliver("charge", 2, 1, 2);
   const v1::Answer ack = session->NextOther();
   EXPECT_TRUE(ack.has_ack());
-  ASSERT_EQ(ack.emitted_size(), 1);
-  EXPECT_EQ(Event::FromEncoded(ack.emitted(0)).type(), "order.charged");
+  ASSERT_EQ(ack.emitted_size(), 2);
+  const Event emitted = Event::FromEncoded(ack.emitted(0));
+  EXPECT_EQ(emitted.type(), "order.charged");
+  EXPECT_EQ(emitted.Attribute("causationid"), "2");
+  EXPECT_EQ(emitted.Attribute("traceparent"), "00-a");
+  EXPECT_EQ(emitted.Attribute("tracestate"), std::nullopt);
+  EXPECT_EQ(Event::FromEncoded(ack.emitted(1)).Attribute("traceparent"), "00-b");
 }
 
 // The danger: one frame with what all handlers emitted is more than the broker receives.
