@@ -187,7 +187,7 @@ TEST_F(FileConnectorTest, WhatWasNotDurableComesAgainUnderTheSameId) {
 }
 
 // F42, four ways.
-TEST_F(FileConnectorTest, LostNotificationsAreMadeUpForByListing) {
+TEST_F(FileConnectorTest, F42LostNotificationsAreMadeUpForByListing) {
   ASSERT_TRUE(Connect().ok());
   EXPECT_EQ(Run(seconds(2)), Happened{});
   At(seconds(1), [this] {
@@ -198,7 +198,7 @@ TEST_F(FileConnectorTest, LostNotificationsAreMadeUpForByListing) {
   EXPECT_EQ(Run(seconds(5)), (Happened{"created a", "created b"}));
 }
 
-TEST_F(FileConnectorTest, WithoutWatchesFilesAreFoundByRescan) {
+TEST_F(FileConnectorTest, F42WithoutWatchesFilesAreFoundByRescan) {
   tree_.watches_max = 0;
   ASSERT_TRUE(Connect().ok());
   At(seconds(10), [this] { tree_.Write("a"); });
@@ -208,7 +208,7 @@ TEST_F(FileConnectorTest, WithoutWatchesFilesAreFoundByRescan) {
   EXPECT_EQ(Run(seconds(10)), Happened{"created a"});
 }
 
-TEST_F(FileConnectorTest, DirectoryFilledBeforeItsWatchLosesNothing) {
+TEST_F(FileConnectorTest, F42DirectoryFilledBeforeItsWatchLosesNothing) {
   spec_.recursive = true;
   ASSERT_TRUE(Connect().ok());
   EXPECT_EQ(Run(seconds(2)), Happened{});
@@ -223,7 +223,7 @@ TEST_F(FileConnectorTest, DirectoryFilledBeforeItsWatchLosesNothing) {
             (Happened{"created d/deep/early", "created d/early", "created d/late"}));
 }
 
-TEST_F(FileConnectorTest, RenamingWithinTheTreeRepeatsNothing) {
+TEST_F(FileConnectorTest, F42RenamingWithinTheTreeRepeatsNothing) {
   spec_.recursive = true;
   spec_.on_deleted = true;
   tree_.MakeDirectory("x");
@@ -240,7 +240,7 @@ TEST_F(FileConnectorTest, RenamingWithinTheTreeRepeatsNothing) {
   EXPECT_EQ(Run(seconds(300)), Happened{});
 }
 
-TEST_F(FileConnectorTest, FileThatIsRenamedWhileTheTreeIsListedIsNotForgotten) {
+TEST_F(FileConnectorTest, F42FileThatIsRenamedWhileTheTreeIsListedIsNotForgotten) {
   // Found neither under the old name nor the new one: forgotten, it would be emitted once more.
   spec_.recursive = true;
   spec_.mode = WatchMode::kPoll;
@@ -324,7 +324,7 @@ TEST_F(FileConnectorTest, OnlyRecursionGoesDown) {
 }
 
 // F43
-TEST_F(FileConnectorTest, SpecialFilesAndBadNamesAreCountedNotEmitted) {
+TEST_F(FileConnectorTest, F43SpecialFilesAndBadNamesAreCountedNotEmitted) {
   tree_.MakeOther("fifo");
   tree_.Write("new\nline");
   tree_.Write("not utf-8 \xff");
@@ -334,7 +334,7 @@ TEST_F(FileConnectorTest, SpecialFilesAndBadNamesAreCountedNotEmitted) {
   EXPECT_EQ(connector_->counts().skipped, 3U);
 }
 
-TEST_F(FileConnectorTest, FileThatVanishesBeforeItIsCompleteIsForgotten) {
+TEST_F(FileConnectorTest, F43FileThatVanishesBeforeItIsCompleteIsForgotten) {
   ASSERT_TRUE(Connect().ok());
   At(seconds(1), [this] { tree_.Write("a"); });
   At(milliseconds(1500), [this] {
@@ -345,7 +345,7 @@ TEST_F(FileConnectorTest, FileThatVanishesBeforeItIsCompleteIsForgotten) {
   EXPECT_EQ(connector_->counts().waiting, 0U);
 }
 
-TEST_F(FileConnectorTest, DirectoryThatCannotBeReadForgetsNothing) {
+TEST_F(FileConnectorTest, F43DirectoryThatCannotBeReadForgetsNothing) {
   spec_.recursive = true;
   tree_.MakeDirectory("d");
   tree_.Write("d/a");
@@ -381,7 +381,7 @@ TEST_F(FileConnectorTest, MissingDirectoryIsSaid) {
   EXPECT_TRUE(absl::IsNotFound(Connect()));
 }
 
-TEST_F(FileConnectorTest, RemoteFileSystemIsPolledOrRefused) {
+TEST_F(FileConnectorTest, F43RemoteFileSystemIsPolledOrRefused) {
   tree_.remote = true;
   tree_.notifies = false;
   spec_.mode = WatchMode::kInotify;

@@ -93,7 +93,7 @@ TEST_F(SystemTreeTest, ListsWhatIsThereWithItsKind) {
 }
 
 // A link that a stranger puts there leads nowhere.
-TEST_F(SystemTreeTest, NothingLeadsOutOfTheRoot) {
+TEST_F(SystemTreeTest, F43NothingLeadsOutOfTheRoot) {
   Write(outside_ + "/secret", "x");
   fs::create_directory_symlink(outside_, root_ + "/out");
   EXPECT_FALSE(tree_->List("out").ok());
@@ -149,7 +149,7 @@ TEST_F(SystemTreeTest, TellsOfEveryKindOfChange) {
 }
 
 // F42: the kernel drops what nobody reads in time, and says so once.
-TEST_F(SystemTreeTest, OverflowOfTheKernelsQueueIsTold) {
+TEST_F(SystemTreeTest, F42OverflowOfTheKernelsQueueIsTold) {
   ASSERT_TRUE(tree_->Watch("").ok());
   // 16,384 by default (fs.inotify.max_queued_events); each round makes four.
   for (int i = 0; i < 6000; ++i) {
