@@ -31,7 +31,7 @@ class ScriptedConnector final : public SourceConnector {
   void Commit(const SourcePosition& position, Done done) override {
     EXPECT_FALSE(committing_) << "two commits at once";
     committing_ = true;
-    executor_.Post([this, position, done = std::move(done)]() mutable {
+    executor_.PostAt(slow_commit, [this, position, done = std::move(done)]() mutable {
       committing_ = false;
       absl::Status status = std::exchange(commit_error, absl::OkStatus());
       if (status.ok()) committed = position.value;
@@ -59,6 +59,7 @@ class ScriptedConnector final : public SourceConnector {
   std::size_t settled = 0;
   absl::Status connect_error;
   absl::Status commit_error;
+  Instant slow_commit;  // no commit is answered before
   std::string committed;
 
  private:
@@ -293,6 +294,26 @@ TEST_F(SourceRunnerTest, FailedCommitIsMadeUpForByTheNext) {
   connector_.Offer(1);
   executor_.RunUntilIdle();
   EXPECT_EQ(connector_.committed, "2");
+}
+
+TEST_F(SourceRunnerTest, SlowCommitHoldsUpNothingAndIsMadeUpForByOne) {
+  connector_.slow_commit = clock_.Monotonic() + seconds(5);
+  connector_.Offer(20);
+  executor_.RunUntilIdle();
+  EXPECT_EQ(sink_.ids, Numbers(20));
+  EXPECT_EQ(connector_.committed, "");
+  executor_.RunFor(seconds(6));
+  EXPECT_EQ(connector_.committed, "20");
+}
+
+TEST_F(SourceRunnerTest, BackoffBeginsAnewAfterASuccess) {
+  for (int outage = 0; outage < 20; ++outage) {
+    connector_.FailPoll(absl::UnavailableError("gone"));
+    executor_.RunFor(milliseconds(250));  // the first wait is at most 200 ms
+    ASSERT_EQ(connector_.connects, 2 + outage);
+    connector_.Offer(1);
+    executor_.RunUntilIdle();
+  }
 }
 
 TEST_F(SourceRunnerTest, FinishedLaneIsShownAndStaysAttached) {
