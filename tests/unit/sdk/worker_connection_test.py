@@ -101,11 +101,12 @@ class TestConnection:
     def test_a_silent_broker_is_left(self, running):
         proxy = Proxy(running.broker.port)
         worker = running.worker()
-        cancelled = queue.Queue()
+        begun, cancelled = queue.Queue(), queue.Queue()
 
         @worker.function("charge")
         def charge(event, ctx):
             if event.id == "1":
+                begun.put(1)
                 cancelled.put(ctx.wait_cancelled(PATIENCE))
 
         worker._connection = dataclasses.replace(
@@ -113,8 +114,7 @@ class TestConnection:
             keepalive_within=0.2)
         session = running.start(worker)
         session.deliver("charge", 1)
-        while session.pop().answers.started_through < 1:
-            pass
+        get(begun)
         proxy.fall_silent()
         assert get(cancelled) is True
         proxy.speak_again()

@@ -490,19 +490,19 @@ class TestCancel:
 
     def test_callbacks_of_a_cancelled_attempt_run_at_once_and_may_fail(self, running):
         worker = running.worker()
-        called = queue.Queue()
+        begun, called = queue.Queue(), queue.Queue()
 
         @worker.function("charge")
         def charge(event, ctx):
             if event.id == "1":
                 ctx.on_cancel(lambda: 1 // 0)
                 ctx.on_cancel(lambda: called.put("first"))
+                begun.put(1)
                 assert ctx.wait_cancelled(PATIENCE)
                 ctx.on_cancel(lambda: called.put("second"))
 
         session = running.start(worker)
         session.deliver("charge", 1)
-        while session.pop().answers.started_through < 1:
-            pass
+        get(begun)
         session.cancel(1)
         assert [get(called), get(called)] == ["first", "second"]
