@@ -68,17 +68,6 @@ bool WireReader::Skip(WireType type) {
   return false;
 }
 
-void PutVarint(std::string& out, std::uint64_t value) {
-  char bytes[10];
-  std::size_t size = 0;
-  while (value >= 0x80) {
-    bytes[size++] = static_cast<char>((value & 0x7F) | 0x80);
-    value >>= 7;
-  }
-  bytes[size++] = static_cast<char>(value);
-  out.append(bytes, size);
-}
-
 void PutTag(std::string& out, std::uint32_t field, WireType type) {
   PutVarint(out, (std::uint64_t{field} << 3) | static_cast<std::uint8_t>(type));
 }

@@ -57,7 +57,20 @@ class WireReader {
 };
 
 // Appenders to a growing buffer.
-void PutVarint(std::string& out, std::uint64_t value);
+inline constexpr std::size_t kVarintBytesMax = 10;
+// Writes up to kVarintBytesMax bytes at `at` and returns where they end.
+inline char* WriteVarint(char* at, std::uint64_t value) {
+  while (value >= 0x80) {
+    *at++ = static_cast<char>(value | 0x80);
+    value >>= 7;
+  }
+  *at++ = static_cast<char>(value);
+  return at;
+}
+inline void PutVarint(std::string& out, std::uint64_t value) {
+  char bytes[kVarintBytesMax];
+  out.append(bytes, static_cast<std::size_t>(WriteVarint(bytes, value) - bytes));
+}
 void PutTag(std::string& out, std::uint32_t field, WireType type);
 void PutBytes(std::string& out, std::string_view value);  // varint length, then the bytes
 void PutU32(std::string& out, std::uint32_t value);       // little-endian

@@ -3,14 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "broker/base/check.h"
 #include "broker/base/wire.h"
 
 namespace tocsin {
+namespace {
+
+constexpr std::uint64_t kDropAhead = 8;  // how far ahead the oldest ids' slots are fetched
+
+}  // namespace
 
 DedupeTable::DedupeTable(std::int64_t window_us, std::size_t ids_max)
-    : window_us_(window_us), ids_max_(std::max<std::size_t>(ids_max, 1)), index_(1024, 0) {}
+    : window_us_(window_us), ids_max_(std::max<std::size_t>(ids_max, 1)), index_(1024) {}
 
 DedupeTable::Entry& DedupeTable::At(std::uint64_t sequence) {
   return chunks_[sequence / kChunkEntries - first_chunk_]->entries[sequence % kChunkEntries];
@@ -22,12 +28,10 @@ const DedupeTable::Entry& DedupeTable::At(std::uint64_t sequence) const {
 
 std::optional<DedupeTable::Seen> DedupeTable::Find(const Hash128& identity,
                                                    std::int64_t now_us) const {
-  for (std::size_t slot = Slot(identity); index_[slot] != 0;
-       slot = (slot + 1) & (index_.size() - 1)) {
-    // The ring is far smaller than 2^32, so the low half of a sequence finds the whole.
-    const std::uint32_t low = index_[slot] - 1;
-    const std::uint64_t sequence = head_ + (low - static_cast<std::uint32_t>(head_));
-    const Entry& entry = At(sequence);
+  const std::uint32_t tag = Tag(identity);
+  for (std::size_t slot = Slot(tag); index_[slot] != 0; slot = (slot + 1) & (index_.size() - 1)) {
+    if (index_[slot] >> 32 != tag) continue;
+    const Entry& entry = At(Sequence(index_[slot]));
     if (entry.identity == identity) {
       if (entry.time_us < now_us - window_us_) return std::nullopt;
       return Seen{Offset(entry.offset), entry.time_us};
@@ -36,16 +40,18 @@ std::optional<DedupeTable::Seen> DedupeTable::Find(const Hash128& identity,
   return std::nullopt;
 }
 
-void DedupeTable::IndexInsert(const Hash128& identity, std::uint64_t sequence) {
-  std::size_t slot = Slot(identity);
+void DedupeTable::IndexInsert(std::uint32_t tag, std::uint64_t sequence) {
+  std::size_t slot = Slot(tag);
   while (index_[slot] != 0) slot = (slot + 1) & (index_.size() - 1);
-  index_[slot] = static_cast<std::uint32_t>(sequence) + 1;
+  index_[slot] = std::uint64_t{tag} << 32 | (static_cast<std::uint32_t>(sequence) + 1);
 }
 
 void DedupeTable::IndexErase(std::uint64_t sequence) {
   const std::size_t mask = index_.size() - 1;
-  const std::uint32_t wanted = static_cast<std::uint32_t>(sequence) + 1;
-  std::size_t slot = Slot(At(sequence).identity);
+  const std::uint32_t tag = Tag(At(sequence).identity);
+  const std::uint64_t wanted =
+      std::uint64_t{tag} << 32 | (static_cast<std::uint32_t>(sequence) + 1);
+  std::size_t slot = Slot(tag);
   while (index_[slot] != wanted) {
     if (index_[slot] == 0) return;
     slot = (slot + 1) & mask;
@@ -53,9 +59,7 @@ void DedupeTable::IndexErase(std::uint64_t sequence) {
   // Closes the hole by moving back what would no longer be found across it.
   std::size_t hole = slot;
   for (std::size_t next = (hole + 1) & mask; index_[next] != 0; next = (next + 1) & mask) {
-    const std::uint32_t low = index_[next] - 1;
-    const std::uint64_t other = head_ + (low - static_cast<std::uint32_t>(head_));
-    const std::size_t home = Slot(At(other).identity);
+    const std::size_t home = Slot(static_cast<std::uint32_t>(index_[next] >> 32));
     if (((next - home) & mask) >= ((next - hole) & mask)) {
       index_[hole] = index_[next];
       hole = next;
@@ -65,13 +69,18 @@ void DedupeTable::IndexErase(std::uint64_t sequence) {
 }
 
 void DedupeTable::Grow() {
-  index_.assign(index_.size() * 2, 0);
-  for (std::uint64_t sequence = head_; sequence < tail_; ++sequence) {
-    IndexInsert(At(sequence).identity, sequence);
+  const LargeArray<std::uint64_t> old =
+      std::exchange(index_, LargeArray<std::uint64_t>(index_.size() * 2));
+  for (const std::uint64_t slot : old) {
+    if (slot == 0) continue;
+    std::size_t at = Slot(static_cast<std::uint32_t>(slot >> 32));
+    while (index_[at] != 0) at = (at + 1) & (index_.size() - 1);
+    index_[at] = slot;
   }
 }
 
 void DedupeTable::DropOldest() {
+  if (head_ + kDropAhead < tail_) Prefetch(At(head_ + kDropAhead).identity);
   IndexErase(head_);
   ++head_;
   if (head_ % kChunkEntries == 0) {
@@ -87,12 +96,13 @@ void DedupeTable::Insert(const Hash128& identity, Offset offset, std::int64_t no
   // A repeat beyond the window can still be in the ring; the newer one must be found first.
   for (std::size_t slot = Slot(identity); index_[slot] != 0;
        slot = (slot + 1) & (index_.size() - 1)) {
-    const std::uint32_t low = index_[slot] - 1;
-    Entry& entry = At(head_ + (low - static_cast<std::uint32_t>(head_)));
+    if (index_[slot] >> 32 != Tag(identity)) continue;
+    const std::uint64_t sequence = Sequence(index_[slot]);
+    Entry& entry = At(sequence);
     if (entry.identity == identity) {
       entry.offset = offset.value();
       entry.time_us = now_us;
-      saved_tail_ = std::min(saved_tail_, head_ + (low - static_cast<std::uint32_t>(head_)));
+      saved_tail_ = std::min(saved_tail_, sequence);
       return;
     }
   }
@@ -102,7 +112,7 @@ void DedupeTable::Insert(const Hash128& identity, Offset offset, std::int64_t no
     chunks_.back()->entries.resize(kChunkEntries);
   }
   At(tail_) = Entry{identity, offset.value(), now_us};
-  IndexInsert(identity, tail_);
+  IndexInsert(Tag(identity), tail_);
   ++tail_;
 }
 
@@ -162,7 +172,7 @@ absl::Status DedupeTable::LoadPage(std::uint64_t page, std::string_view bytes) {
       chunks_.back()->entries.resize(kChunkEntries);
     }
     At(tail_) = entry;
-    IndexInsert(entry.identity, tail_);
+    IndexInsert(Tag(entry.identity), tail_);
     ++tail_;
   }
   saved_tail_ = tail_;

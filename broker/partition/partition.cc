@@ -18,6 +18,9 @@ constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
 constexpr Duration kRetryAppendAfter = std::chrono::milliseconds(200);
 constexpr std::uint32_t kDeltasPerBase = 32;
 constexpr std::size_t kBodySlack = 64 * 1024;  // for settlements encoded at the end of a batch
+// A batch this long takes no more events: one that is still in the CPU's caches when its CRC is
+// taken and when it is written is cheaper than the append that a longer one would save.
+constexpr std::size_t kBodyTarget = 512 * 1024;
 
 std::int64_t ParseExpiry(const EventView& view) {
   const AttributeView* attribute = view.Find("expirytime");
@@ -71,10 +74,13 @@ void Partition::Impl::BeginIfNeeded() {
 }
 
 void Partition::Impl::EnsureRoom(std::size_t bytes) {
-  const std::size_t max = ports.journal.batch_bytes_max();
+  if (turn.empty()) {
+    BeginIfNeeded();
+    return;
+  }
+  const std::size_t max = std::min(ports.journal.batch_bytes_max(), kBodyTarget + kBodySlack);
   const std::size_t held = turn.body.size() + turn.settled_count * 12 + kBodySlack;
-  if (held + bytes > max && !turn.empty()) Flush();
-  BeginIfNeeded();
+  if (held + bytes > max) Flush();
 }
 
 void Partition::Impl::AddRecord(RecordType type, std::string_view body) {
@@ -152,7 +158,7 @@ void Partition::Impl::Flush() {
   flight.event_count = turn.event_count;
   flight.record_count = turn.record_count;
   flight.append_time_us = turn.append_time_us;
-  flight.body = std::make_shared<const std::string>(std::move(turn.body));
+  flight.body = TakeBody();
   flight.slots = std::move(turn.slots);
   flight.offers = std::move(turn.offers);
   flight.matches = std::move(turn.matches);
@@ -164,7 +170,10 @@ void Partition::Impl::Flush() {
   flight.may_use_reserve = !turn.ingest;
   std::vector<Notify> notify = std::move(turn.notify);
   std::vector<Notify> notify_written = std::move(turn.notify_written);
-  turn = TurnBatch();
+  turn.Clear();
+  turn.slots = std::exchange(spare.slots, {});
+  turn.offers = std::exchange(spare.offers, {});
+  turn.matches = std::exchange(spare.matches, {});
   flight_bytes += flight.body->size();
   bytes_since_checkpoint += flight.body->size();
   in_flight.push_back(std::move(flight));
@@ -178,6 +187,19 @@ void Partition::Impl::Flush() {
   }
   Submit(in_flight.back(), std::move(notify), std::move(notify_written));
   BeginIfNeeded();
+}
+
+// A long body is handed over and its memory comes back through the pool; of a short one a copy is,
+// so that what is cached for delivery takes no more memory than it has bytes.
+std::shared_ptr<const std::string> Partition::Impl::TakeBody() {
+  if (turn.body.size() * 2 < turn.body.capacity()) {
+    auto copy = std::make_shared<const std::string>(turn.body);
+    turn.body.clear();
+    return copy;
+  }
+  std::shared_ptr<const std::string> body = bodies->Share(std::move(turn.body));
+  turn.body = bodies->Take();
+  return body;
 }
 
 void Partition::Impl::Submit(InFlight& flight, std::vector<Notify> notify,
@@ -287,6 +309,13 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
       ++i;
     }
   }
+  const auto recycle = [](auto& used, auto& kept) {
+    used.clear();
+    if (used.capacity() > kept.capacity()) kept.swap(used);
+  };
+  recycle(flight.slots, spare.slots);
+  recycle(flight.offers, spare.offers);
+  recycle(flight.matches, spare.matches);
   if (checkpoint && checkpoint->after == flight.number) WriteCheckpoint(result.end);
   if (flight.outgoing) ForwardOutgoing();
 }

@@ -14,6 +14,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "broker/partition/body_pool.h"
 #include "broker/partition/event_cache.h"
 #include "broker/partition/partition.h"
 #include "broker/partition/partition_state.h"
@@ -99,6 +100,7 @@ struct Partition::Impl {
                   bool first_of_key);
   void EncodeSettlements();
   void Flush();
+  std::shared_ptr<const std::string> TakeBody();
   void Submit(InFlight& flight, std::vector<Notify> notify, std::vector<Notify> notify_written);
   void OnAppended(std::uint64_t number, absl::StatusOr<AppendResult> result);
   void OnDurable(InFlight& flight, const AppendResult& result);
@@ -122,6 +124,7 @@ struct Partition::Impl {
   // Which triggers match; false: a full backlog refuses it (`refusal` says so).
   bool MatchEvent(const EventView& view, std::string_view source, EventRecord& record,
                   absl::Status* refusal);
+  void CountUnmatched(const EventView& view, Offset offset);
   void DropOverBacklog(const EventRecord& record);
   void AddLetterWithoutTrigger(const LaneId& lane, std::string_view bytes, LetterReason reason,
                                const std::string& message);
@@ -191,6 +194,8 @@ struct Partition::Impl {
   Offset durable_end;
   JournalPosition last_end;  // of the newest durable batch
   TurnBatch turn;
+  std::shared_ptr<BodyPool> bodies = std::make_shared<BodyPool>();
+  TurnBatch spare;  // memory of its vectors alone: for the next turn's
   std::deque<InFlight> in_flight;
   std::uint64_t next_number = 1;
   std::size_t flight_bytes = 0;
@@ -240,6 +245,7 @@ struct Partition::Impl {
 
   std::uint64_t unmatched = 0, duplicates = 0, refused = 0, stale_answers = 0;
   absl::flat_hash_map<std::string, std::uint64_t> unmatched_by;
+  std::string unmatched_name;                                  // scratch
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);  // guards callbacks after destruction
 };
 

@@ -15,6 +15,7 @@ namespace tocsin {
 namespace {
 
 constexpr std::size_t kUnmatchedMax = 256;
+constexpr std::size_t kDedupeAhead = 8;  // how far ahead the dedupe table's memory is fetched
 constexpr std::string_view kHopsAttribute = "tocsinhops";
 
 std::uint64_t ParseSequence(std::string_view text) {
@@ -114,6 +115,19 @@ void Partition::Impl::DropOverBacklog(const EventRecord& record) {
   }
 }
 
+void Partition::Impl::CountUnmatched(const EventView& view, Offset offset) {
+  unmatched_name.assign(view.source).append(1, ' ').append(view.type);
+  const auto found = unmatched_by.find(unmatched_name);
+  if (found != unmatched_by.end()) {
+    ++found->second;
+  } else if (unmatched_by.size() < kUnmatchedMax) {
+    Warn("T0305", fmt::format("no trigger matches events of source '{}' and type '{}' (the "
+                              "first is {}/{}); they are stored and counted",
+                              view.source, view.type, options.id.value(), offset.value()));
+    unmatched_by.emplace(unmatched_name, 1);
+  }
+}
+
 void Partition::Impl::Publish(PublishBatch batch) {
   BeginIfNeeded();
   PublishOutcome outcome;
@@ -126,7 +140,11 @@ void Partition::Impl::Publish(PublishBatch batch) {
   bool appended = false;
   std::optional<Offset> last_duplicate;
   EventRecord& record = record_scratch;
-  for (PublishedEvent& event : batch.events) {
+  for (std::size_t i = 0; i < batch.events.size(); ++i) {
+    PublishedEvent& event = batch.events[i];
+    if (i + kDedupeAhead < batch.events.size()) {
+      state.dedupe().Prefetch(batch.events[i + kDedupeAhead].identity);
+    }
     const std::string_view bytes = event.own.empty() ? event.bytes : std::string_view(event.own);
     PublishVerdict verdict;
     verdict.index = event.index;
@@ -142,7 +160,6 @@ void Partition::Impl::Publish(PublishBatch batch) {
     EventView view;
     verdict.refusal = ParseEvent(bytes, view);
     if (verdict.refusal.ok()) {
-      EnsureRoom(bytes.size() + 512);
       record = EventRecord();
       (void)MatchEvent(view, "", record, &verdict.refusal);
     }
@@ -152,6 +169,8 @@ void Partition::Impl::Publish(PublishBatch batch) {
       outcome.verdicts.push_back(std::move(verdict));
       continue;
     }
+    // Last, so that what was appended in this turn before is never left without its answer.
+    EnsureRoom(bytes.size() + 512);
     record.hops = event.hops;
     record.deduped = true;
     record.event = bytes;
@@ -161,16 +180,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
     appended = true;
     if (record.matches.empty()) {
       ++unmatched;
-      std::string name = fmt::format("{} {}", view.source, view.type);
-      const auto found = unmatched_by.find(name);
-      if (found != unmatched_by.end()) {
-        ++found->second;
-      } else if (unmatched_by.size() < kUnmatchedMax) {
-        Warn("T0305", fmt::format("no trigger matches events of source '{}' and type '{}' (the "
-                                  "first is {}/{}); they are stored and counted",
-                                  view.source, view.type, options.id.value(), offset.value()));
-        unmatched_by.emplace(std::move(name), 1);
-      }
+      CountUnmatched(view, offset);
     } else {
       DropOverBacklog(record);
     }

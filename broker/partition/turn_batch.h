@@ -63,6 +63,14 @@ struct TurnBatch {
   absl::flat_hash_map<std::uint32_t, std::vector<std::uint64_t>> dropped;
   std::size_t settled_count = 0;
 
+  // Empty again; `body` keeps its memory.
+  void Clear() {
+    std::string kept = std::move(body);
+    kept.clear();
+    *this = TurnBatch();
+    body = std::move(kept);
+  }
+
   bool empty() const { return body.empty() && settled_count == 0; }
 };
 
