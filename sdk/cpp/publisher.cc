@@ -1,7 +1,8 @@
 #include "sdk/cpp/publisher.h"
 
 #include <fmt/format.h>
-#include <grpcpp/impl/codegen/rpc_method.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +21,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kRoomHintDefault{100};
 constexpr milliseconds kRoomHintMax{10'000};
+constexpr std::size_t kSpareMax = 4;
 
 void AddVarint(std::uint64_t value, std::string* out) {
   while (value >= 0x80) {
@@ -46,9 +48,28 @@ bool IsRetried(std::int32_t code) {
          code == static_cast<std::int32_t>(grpc::StatusCode::ABORTED);
 }
 
+// How many bytes of a field are the event's own.
+std::size_t EventBytes(std::string_view field) {
+  std::size_t header = 1;
+  while ((field[header] & 0x80) != 0) ++header;
+  return field.size() - header - 1;
+}
+
+std::size_t EventBytes(std::string_view fields, const std::vector<std::uint32_t>& ends) {
+  std::size_t bytes = 0;
+  std::size_t begin = 0;
+  for (const std::uint32_t end : ends) {
+    bytes += EventBytes(fields.substr(begin, end - begin));
+    begin = end;
+  }
+  return bytes;
+}
+
 }  // namespace
 
-// The connection's thread writes, a thread per connection reads.
+// Whoever publishes while nothing is being written starts the write; what is published during it
+// goes with the next, which the write's end starts. gRPC's threads read. The publisher's own thread
+// connects, waits and connects again.
 class Publisher::Impl {
  public:
   explicit Impl(PublisherOptions options)
@@ -59,45 +80,61 @@ class Publisher::Impl {
         thread_([this] { Main(); }) {}
   ~Impl() { Close(milliseconds(0)); }
 
-  void Publish(std::string encoded, PublishDone done);
+  void Publish(std::string_view encoded, PublishDone done);
   bool Flush(milliseconds timeout);
   void Close(milliseconds flush_timeout);
 
  private:
-  using Stream = grpc::ClientReaderWriter<grpc::ByteBuffer, pb::PublishResponse>;
-  struct Entry {
-    std::string encoded;
-    PublishDone done;
-  };
+  class Stream;
+  using Lock = std::unique_lock<std::mutex>;
+
+  // Events as fields of a PublishRequest, one after the other. The bytes are shared with gRPC,
+  // which may hold them until after the answer.
   struct Batch {
     std::uint64_t sequence = 0;
-    std::vector<Entry> entries;
-  };
-  struct Answered {
-    PublishDone done;
-    PublishResult result;
+    std::shared_ptr<std::string> bytes;
+    std::vector<std::uint32_t> ends;  // of the events in `bytes`
+    std::vector<PublishDone> dones;   // parallel
+
+    std::size_t size() const { return ends.size(); }
+    std::string_view Field(std::size_t i) const {
+      const std::size_t begin = i == 0 ? 0 : ends[i - 1];
+      return std::string_view(*bytes).substr(begin, ends[i] - begin);
+    }
   };
 
   void Main();
-  grpc::Status Serve(std::unique_lock<std::mutex>& lock);
-  void ReaderMain(Stream& stream);
-  bool OnResponse(pb::PublishResponse& response);
-  Batch TakeBatchLocked(std::string* request);
-  void RequeueLocked(std::vector<Entry> entries);
-  void FailAll(std::unique_lock<std::mutex>& lock, const absl::Status& status);
-  void Finish(std::vector<Answered> answered);
+  grpc::Status Serve(Lock& lock);
+  void Append(std::string_view encoded, PublishDone done);
+  void AppendField(std::deque<Batch>& batches, std::string_view field, PublishDone done);
+  Batch NewBatch();
+  static bool OwnsBytes(const Batch& batch);
+  void Recycle(Batch batch);
+  // Starts the next write if there is one to start; gives the lock up while it does.
+  void Pump(Lock& lock);
+  void RequeueLocked(std::deque<Batch> batches);
+  void FailAll(Lock& lock, const absl::Status& status);
+  static void Finish(Batch& batch, const PublishResult& result);
+  void CountFinished(Lock& lock, std::size_t events, std::size_t bytes);
   void Log(std::string_view line) { options_.connection.log(line); }
+
+  void OnWritten(bool ok);
+  void OnRead(Stream& stream, bool ok, const pb::PublishResponse& response);
+  bool OnResponse(const pb::PublishResponse& response);
+  void OnExceptions(Batch& batch, const pb::PublishResponse& response);
+  void OnDone(const grpc::Status& status);
 
   const PublisherOptions options_;
   std::shared_ptr<grpc::Channel> channel_;
 
   std::mutex mutex_;
-  std::condition_variable writer_wake_;
+  std::condition_variable main_wake_;
   std::condition_variable changed_;  // room, emptiness
   // Guarded by mutex_.
-  std::deque<Entry> queue_;
+  std::deque<Batch> queue_;  // the last one takes what is published
   std::deque<Batch> in_flight_;
-  std::vector<Entry> refused_;  // in order; sent again when nothing is in flight any more
+  std::deque<Batch> refused_;  // in order; sent again when nothing is in flight any more
+  std::vector<Batch> spare_;   // answered ones, for their memory
   std::size_t unanswered_events_ = 0;
   std::size_t unanswered_bytes_ = 0;
   std::uint64_t next_sequence_ = 1;
@@ -105,20 +142,120 @@ class Publisher::Impl {
   milliseconds room_hint_{0};
   bool answered_once_ = false;  // on this connection
   bool closing_ = false;
+  Stream* stream_ = nullptr;  // null between connections
+  bool writing_ = false;
+  bool starting_ = false;  // a write is being started, without the mutex
   bool reader_over_ = false;
-  grpc::ClientContext* context_ = nullptr;
+  bool finished_ = false;
+  grpc::Status status_;
 
   std::mutex close_mutex_;
   std::thread thread_;  // last: it uses all of the above
 };
 
-void Publisher::Impl::Publish(std::string encoded, PublishDone done) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] {
+class Publisher::Impl::Stream final
+    : public grpc::ClientBidiReactor<grpc::ByteBuffer, pb::PublishResponse> {
+ public:
+  explicit Stream(Impl& owner) : owner_(owner) {}
+
+  grpc::ClientContext& context() { return context_; }
+  // Held until RemoveHold(): writes are started from outside the reactor.
+  void Begin(const std::shared_ptr<grpc::Channel>& channel) {
+    grpc::TemplatedGenericStub<grpc::ByteBuffer, pb::PublishResponse>(channel)
+        .PrepareBidiStreamingCall(&context_, "/tocsin.v1.Publisher/PublishStream",
+                                  grpc::StubOptions(), this);
+    AddHold();
+    StartRead(&response_);
+    StartCall();
+  }
+  void Write(std::string header, const std::shared_ptr<std::string>& bytes) {
+    const grpc::Slice slices[2] = {
+        grpc::Slice(header),
+        grpc::Slice(
+            bytes->data(), bytes->size(),
+            [](void* held) { delete static_cast<std::shared_ptr<std::string>*>(held); },
+            new std::shared_ptr<std::string>(bytes))};
+    written_ = grpc::ByteBuffer(slices, 2);
+    StartWrite(&written_);
+  }
+
+  void OnWriteDone(bool ok) override { owner_.OnWritten(ok); }
+  void OnReadDone(bool ok) override {
+    owner_.OnRead(*this, ok, response_);
+    if (ok) StartRead(&response_);
+  }
+  void OnDone(const grpc::Status& status) override { owner_.OnDone(status); }
+
+ private:
+  Impl& owner_;
+  grpc::ClientContext context_;
+  pb::PublishResponse response_;
+  grpc::ByteBuffer written_;
+};
+
+Publisher::Impl::Batch Publisher::Impl::NewBatch() {
+  if (spare_.empty()) {
+    Batch batch;
+    batch.bytes = std::make_shared<std::string>();
+    return batch;
+  }
+  Batch batch = std::move(spare_.back());
+  spare_.pop_back();
+  return batch;
+}
+
+// False while gRPC may still read them.
+bool Publisher::Impl::OwnsBytes(const Batch& batch) {
+  if (batch.bytes.use_count() != 1) return false;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return true;
+}
+
+void Publisher::Impl::Recycle(Batch batch) {
+  if (spare_.size() >= kSpareMax) return;
+  if (!OwnsBytes(batch) || batch.bytes->capacity() > 2 * options_.batch_bytes_max) {
+    batch.bytes = std::make_shared<std::string>();
+  }
+  batch.bytes->clear();
+  batch.ends.clear();
+  batch.dones.clear();
+  spare_.push_back(std::move(batch));
+}
+
+void Publisher::Impl::Append(std::string_view encoded, PublishDone done) {
+  if (queue_.empty() || queue_.back().size() >= options_.batch_events_max ||
+      queue_.back().bytes->size() + encoded.size() > options_.batch_bytes_max) {
+    queue_.push_back(NewBatch());
+  }
+  Batch& batch = queue_.back();
+  batch.bytes->push_back(kEventsTag);
+  AddVarint(encoded.size(), batch.bytes.get());
+  batch.bytes->append(encoded);
+  batch.ends.push_back(static_cast<std::uint32_t>(batch.bytes->size()));
+  batch.dones.push_back(std::move(done));
+}
+
+// An event that is a field already.
+void Publisher::Impl::AppendField(std::deque<Batch>& batches, std::string_view field,
+                                  PublishDone done) {
+  if (batches.empty() || batches.back().size() >= options_.batch_events_max ||
+      batches.back().bytes->size() + field.size() > options_.batch_bytes_max) {
+    batches.push_back(NewBatch());
+  }
+  Batch& batch = batches.back();
+  batch.bytes->append(field);
+  batch.ends.push_back(static_cast<std::uint32_t>(batch.bytes->size()));
+  batch.dones.push_back(std::move(done));
+}
+
+void Publisher::Impl::Publish(std::string_view encoded, PublishDone done) {
+  Lock lock(mutex_);
+  const auto has_room = [&] {
     return closing_ || (unanswered_events_ < options_.queue_events_max &&
                         (unanswered_events_ == 0 ||
                          unanswered_bytes_ + encoded.size() <= options_.queue_bytes_max));
-  });
+  };
+  if (!has_room()) changed_.wait(lock, has_room);
   if (closing_) {
     lock.unlock();
     done({absl::CancelledError("the publisher is closed"), false, false, 0, 0});
@@ -126,78 +263,111 @@ void Publisher::Impl::Publish(std::string encoded, PublishDone done) {
   }
   ++unanswered_events_;
   unanswered_bytes_ += encoded.size();
-  queue_.push_back({std::move(encoded), std::move(done)});
-  if (queue_.size() == 1) {
-    writer_wake_.notify_one();
+  Append(encoded, std::move(done));
+  if (stream_ != nullptr) {
+    Pump(lock);
+  } else if (queue_.size() == 1 && queue_.front().size() == 1) {
+    main_wake_.notify_one();
   }
 }
 
-Publisher::Impl::Batch Publisher::Impl::TakeBatchLocked(std::string* request) {
-  Batch batch;
+void Publisher::Impl::Pump(Lock& lock) {
+  if (stream_ == nullptr || writing_ || reader_over_ || queue_.empty() || !refused_.empty() ||
+      in_flight_.size() >= options_.batches_in_flight_max) {
+    return;
+  }
+  in_flight_.push_back(std::move(queue_.front()));
+  queue_.pop_front();
+  Batch& batch = in_flight_.back();
   batch.sequence = next_sequence_++;
-  request->clear();
-  request->push_back(kSequenceTag);
-  AddVarint(batch.sequence, request);
+  std::string header(1, kSequenceTag);
+  AddVarint(batch.sequence, &header);
   if (resend_) {
-    request->push_back(kFromRefusedTag);
-    AddVarint(1, request);
+    header.push_back(kFromRefusedTag);
+    AddVarint(1, &header);
     resend_ = false;
   }
-  while (!queue_.empty() && batch.entries.size() < options_.batch_events_max) {
-    Entry& entry = queue_.front();
-    if (!batch.entries.empty() &&
-        request->size() + entry.encoded.size() > options_.batch_bytes_max) {
-      break;
-    }
-    request->push_back(kEventsTag);
-    AddVarint(entry.encoded.size(), request);
-    request->append(entry.encoded);
-    batch.entries.push_back(std::move(entry));
-    queue_.pop_front();
-  }
-  return batch;
+  writing_ = true;
+  starting_ = true;
+  // Held here too: the answer may come before gRPC is done with starting.
+  const std::shared_ptr<std::string> bytes = batch.bytes;
+  Stream* stream = stream_;
+  lock.unlock();
+  stream->Write(std::move(header), bytes);
+  lock.lock();
+  starting_ = false;
+  if (reader_over_ || closing_) main_wake_.notify_all();
 }
 
-void Publisher::Impl::RequeueLocked(std::vector<Entry> entries) {
-  queue_.insert(queue_.begin(), std::make_move_iterator(entries.begin()),
-                std::make_move_iterator(entries.end()));
+void Publisher::Impl::OnWritten(bool ok) {
+  Lock lock(mutex_);
+  writing_ = false;
+  if (ok) Pump(lock);  // else the read fails too
+}
+
+void Publisher::Impl::OnRead(Stream& stream, bool ok, const pb::PublishResponse& response) {
+  if (ok && OnResponse(response)) {
+    Lock lock(mutex_);
+    Pump(lock);
+    if (closing_ || !refused_.empty()) main_wake_.notify_all();
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  if (ok) stream.context().TryCancel();
+  reader_over_ = true;
+  main_wake_.notify_all();
+}
+
+void Publisher::Impl::OnDone(const grpc::Status& status) {
+  const std::lock_guard lock(mutex_);
+  status_ = status;
+  finished_ = true;
+  main_wake_.notify_all();
+}
+
+void Publisher::Impl::RequeueLocked(std::deque<Batch> batches) {
+  queue_.insert(queue_.begin(), std::make_move_iterator(batches.begin()),
+                std::make_move_iterator(batches.end()));
 }
 
 void Publisher::Impl::Main() {
   channel_ = NewChannel(options_.connection);
   Backoff backoff(options_.connection.backoff_min, options_.connection.backoff_max);
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   while (!closing_) {
-    writer_wake_.wait(lock, [this] { return closing_ || !queue_.empty(); });
+    main_wake_.wait(lock, [this] { return closing_ || !queue_.empty(); });
     if (closing_) {
       break;
     }
     answered_once_ = false;
     const grpc::Status status = Serve(lock);
     // What has no answer goes first on the next connection, in its order.
-    std::vector<Entry> again = std::move(refused_);
+    std::deque<Batch> again = std::move(refused_);
     refused_.clear();
-    const bool poisoned = status.error_code() == grpc::StatusCode::INVALID_ARGUMENT;
-    std::vector<Answered> failed;
-    for (Batch& batch : in_flight_) {
-      for (Entry& entry : batch.entries) {
-        if (poisoned) {
-          unanswered_bytes_ -= entry.encoded.size();
-          failed.push_back(
-              {std::move(entry.done),
-               {absl::InvalidArgumentError(status.error_message()), false, false, 0, 0}});
-        } else {
-          again.push_back(std::move(entry));
-        }
-      }
-    }
+    std::deque<Batch> unanswered = std::move(in_flight_);
     in_flight_.clear();
-    RequeueLocked(std::move(again));
     resend_ = false;
-    if (!failed.empty()) {
+    if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
+      RequeueLocked(std::move(again));
+      PublishResult poisoned;
+      poisoned.status = absl::InvalidArgumentError(status.error_message());
+      std::size_t events = 0;
+      std::size_t bytes = 0;
       lock.unlock();
-      Finish(std::move(failed));
+      for (Batch& batch : unanswered) {
+        events += batch.size();
+        bytes += EventBytes(*batch.bytes, batch.ends);
+        Finish(batch, poisoned);
+      }
       lock.lock();
+      CountFinished(lock, events, bytes);
+    } else {
+      for (Batch& batch : unanswered) {
+        // More may be added to it.
+        if (!OwnsBytes(batch)) batch.bytes = std::make_shared<std::string>(*batch.bytes);
+        again.push_back(std::move(batch));
+      }
+      RequeueLocked(std::move(again));
     }
     if (closing_) {
       break;
@@ -215,107 +385,80 @@ void Publisher::Impl::Main() {
       Log(fmt::format("publisher: no connection to {} ({}); {} events wait, it tries again",
                       options_.connection.target, Describe(status), unanswered_events_));
     }
-    writer_wake_.wait_for(lock, wait, [this] { return closing_; });
+    main_wake_.wait_for(lock, wait, [this] { return closing_; });
     // A channel that failed waits by itself before it tries again: the backoff is ours.
     channel_ = NewChannel(options_.connection);
   }
   FailAll(lock, absl::CancelledError("the publisher was closed before the broker answered"));
 }
 
-void Publisher::Impl::FailAll(std::unique_lock<std::mutex>& lock, const absl::Status& status) {
-  std::vector<Answered> failed;
-  for (Entry& entry : queue_) {
-    unanswered_bytes_ -= entry.encoded.size();
-    failed.push_back({std::move(entry.done), {status, false, false, 0, 0}});
-  }
+void Publisher::Impl::FailAll(Lock& lock, const absl::Status& status) {
+  std::deque<Batch> failed = std::move(queue_);
   queue_.clear();
+  PublishResult result;
+  result.status = status;
+  std::size_t events = 0;
+  std::size_t bytes = 0;
   lock.unlock();
-  Finish(std::move(failed));
+  for (Batch& batch : failed) {
+    events += batch.size();
+    bytes += EventBytes(*batch.bytes, batch.ends);
+    Finish(batch, result);
+  }
   lock.lock();
+  CountFinished(lock, events, bytes);
 }
 
-grpc::Status Publisher::Impl::Serve(std::unique_lock<std::mutex>& lock) {
-  grpc::ClientContext context;
-  Authorize(options_.connection, context);
+grpc::Status Publisher::Impl::Serve(Lock& lock) {
+  Stream stream(*this);
+  Authorize(options_.connection, stream.context());
   if (options_.positions) {
-    context.AddMetadata("tocsin-refs", "1");
+    stream.context().AddMetadata("tocsin-refs", "1");
   }
-  context_ = &context;
+  writing_ = false;
   reader_over_ = false;
+  finished_ = false;
   lock.unlock();
-  static const std::string method = "/tocsin.v1.Publisher/PublishStream";
-  const std::unique_ptr<Stream> stream(
-      grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, pb::PublishResponse>::Create(
-          channel_.get(),
-          grpc::internal::RpcMethod(method.c_str(), grpc::internal::RpcMethod::BIDI_STREAMING,
-                                    channel_),
-          &context));
-  std::thread reader([this, &stream] { ReaderMain(*stream); });
-  std::string request;
+  stream.Begin(channel_);
   lock.lock();
-  while (!reader_over_) {
-    writer_wake_.wait(lock, [this] {
-      return reader_over_ || (closing_ && in_flight_.empty()) ||
-             (!refused_.empty() && in_flight_.empty()) ||
-             (refused_.empty() && !queue_.empty() &&
-              in_flight_.size() < options_.batches_in_flight_max);
+  stream_ = &stream;
+  Pump(lock);
+  bool over = false;
+  while (!over) {
+    main_wake_.wait(lock, [this] {
+      return reader_over_ || closing_ || (!refused_.empty() && in_flight_.empty());
     });
     if (reader_over_ || closing_) {
-      break;
-    }
-    if (!refused_.empty()) {
-      // Everything sent is answered, so what was refused can go again before anything newer.
-      writer_wake_.wait_for(lock, room_hint_, [this] { return reader_over_ || closing_; });
-      std::vector<Entry> again = std::move(refused_);
-      refused_.clear();
-      RequeueLocked(std::move(again));
-      resend_ = true;
+      over = true;
       continue;
     }
-    in_flight_.push_back(TakeBatchLocked(&request));
-    lock.unlock();
-    const grpc::Slice slice(request);
-    const bool written = stream->Write(grpc::ByteBuffer(&slice, 1));
-    lock.lock();
-    if (!written) {
-      break;
-    }
+    // Everything sent is answered, so what was refused can go again before anything newer.
+    main_wake_.wait_for(lock, room_hint_, [this] { return reader_over_ || closing_; });
+    RequeueLocked(std::move(refused_));
+    refused_.clear();
+    resend_ = true;
+    Pump(lock);
   }
-  const bool orderly = closing_ && in_flight_.empty() && !reader_over_;
+  // Whoever is starting a write still needs the stream.
+  const bool orderly = in_flight_.empty() && !writing_ && !reader_over_;
+  stream_ = nullptr;
+  main_wake_.wait(lock, [this] { return !starting_; });
+  const bool cancel = !orderly && !reader_over_;
   lock.unlock();
   if (orderly) {
-    stream->WritesDone();
-  } else if (!reader_over_) {
-    // A failed write means the call is over; when closing, nothing is worth waiting for.
-    lock.lock();
-    if (closing_) {
-      context.TryCancel();
-    }
-    lock.unlock();
+    stream.StartWritesDone();
+  } else if (cancel) {
+    // When closing, nothing is worth waiting for.
+    stream.context().TryCancel();
   }
-  reader.join();
-  const grpc::Status status = stream->Finish();
+  stream.RemoveHold();
   lock.lock();
-  context_ = nullptr;
-  return status;
-}
-
-void Publisher::Impl::ReaderMain(Stream& stream) {
-  pb::PublishResponse response;
-  while (stream.Read(&response)) {
-    if (!OnResponse(response)) {
-      const std::lock_guard lock(mutex_);
-      context_->TryCancel();
-      break;
-    }
-  }
-  const std::lock_guard lock(mutex_);
-  reader_over_ = true;
-  writer_wake_.notify_all();
+  main_wake_.wait(lock, [this] { return finished_; });
+  return status_;
 }
 
 // False: the answer fits nothing that was sent.
-bool Publisher::Impl::OnResponse(pb::PublishResponse& response) {
+bool Publisher::Impl::OnResponse(const pb::PublishResponse& response) {
   Batch batch;
   {
     const std::lock_guard lock(mutex_);
@@ -328,8 +471,23 @@ bool Publisher::Impl::OnResponse(pb::PublishResponse& response) {
     in_flight_.pop_front();
     answered_once_ = true;
   }
-  std::vector<PublishResult> results(batch.entries.size());
-  std::vector<bool> again(batch.entries.size());
+  if (response.exceptions_size() > 0 || response.refs_size() > 0) {
+    OnExceptions(batch, response);
+    return true;
+  }
+  static const PublishResult stored;
+  const std::size_t events = batch.size();
+  const std::size_t bytes = EventBytes(*batch.bytes, batch.ends);
+  Finish(batch, stored);
+  Lock lock(mutex_);
+  Recycle(std::move(batch));
+  CountFinished(lock, events, bytes);
+  return true;
+}
+
+void Publisher::Impl::OnExceptions(Batch& batch, const pb::PublishResponse& response) {
+  std::vector<PublishResult> results(batch.size());
+  std::vector<bool> again(batch.size());
   for (int i = 0; i < response.refs_size() && static_cast<std::size_t>(i) < results.size(); ++i) {
     PublishResult& result = results[static_cast<std::size_t>(i)];
     result.has_position = true;
@@ -337,6 +495,7 @@ bool Publisher::Impl::OnResponse(pb::PublishResponse& response) {
     result.offset = response.refs(i).offset();
   }
   milliseconds hint{0};
+  bool refused = false;
   for (const pb::EventResult& exception : response.exceptions()) {
     if (exception.index() >= results.size()) {
       continue;
@@ -351,6 +510,7 @@ bool Publisher::Impl::OnResponse(pb::PublishResponse& response) {
       }
     } else if (IsRetried(exception.code())) {
       again[exception.index()] = true;
+      refused = true;
       hint = std::max(hint, milliseconds(exception.retry_after_ms()));
     } else {
       result.has_position = false;
@@ -358,46 +518,42 @@ bool Publisher::Impl::OnResponse(pb::PublishResponse& response) {
           absl::Status(static_cast<absl::StatusCode>(exception.code()), exception.error());
     }
   }
-  std::vector<Answered> answered;
-  std::vector<Entry> refused;
+  if (refused) {
+    const std::lock_guard lock(mutex_);
+    if (refused_.empty()) {
+      room_hint_ = kRoomHintDefault;
+    }
+    room_hint_ = std::clamp(hint, room_hint_, kRoomHintMax);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      if (again[i]) AppendField(refused_, batch.Field(i), std::move(batch.dones[i]));
+    }
+  }
+  std::size_t events = 0;
   std::size_t bytes = 0;
   for (std::size_t i = 0; i < results.size(); ++i) {
-    if (again[i]) {
-      refused.push_back(std::move(batch.entries[i]));
-    } else {
-      bytes += batch.entries[i].encoded.size();
-      answered.push_back({std::move(batch.entries[i].done), std::move(results[i])});
-    }
+    if (again[i]) continue;
+    ++events;
+    bytes += EventBytes(batch.Field(i));
+    if (batch.dones[i]) batch.dones[i](results[i]);
   }
-  {
-    const std::lock_guard lock(mutex_);
-    unanswered_bytes_ -= bytes;
-    if (!refused.empty()) {
-      if (refused_.empty()) {
-        room_hint_ = kRoomHintDefault;
-      }
-      room_hint_ = std::clamp(hint, room_hint_, kRoomHintMax);
-      std::move(refused.begin(), refused.end(), std::back_inserter(refused_));
-    }
-    writer_wake_.notify_one();
-  }
-  Finish(std::move(answered));
-  return true;
+  Lock lock(mutex_);
+  CountFinished(lock, events, bytes);
 }
 
-void Publisher::Impl::Finish(std::vector<Answered> answered) {
-  for (Answered& one : answered) {
-    if (one.done) {
-      one.done(one.result);
-    }
+void Publisher::Impl::Finish(Batch& batch, const PublishResult& result) {
+  for (PublishDone& done : batch.dones) {
+    if (done) done(result);
   }
-  const std::lock_guard lock(mutex_);
-  unanswered_events_ -= answered.size();
+}
+
+void Publisher::Impl::CountFinished(Lock&, std::size_t events, std::size_t bytes) {
+  unanswered_events_ -= events;
+  unanswered_bytes_ -= bytes;
   changed_.notify_all();
 }
 
 bool Publisher::Impl::Flush(milliseconds timeout) {
-  std::unique_lock lock(mutex_);
+  Lock lock(mutex_);
   return changed_.wait_for(lock, timeout, [this] { return unanswered_events_ == 0; });
 }
 
@@ -412,11 +568,8 @@ void Publisher::Impl::Close(milliseconds flush_timeout) {
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
-    writer_wake_.notify_all();
+    main_wake_.notify_all();
     changed_.notify_all();
-    if (context_ != nullptr && !in_flight_.empty()) {
-      context_->TryCancel();
-    }
   }
   thread_.join();
 }
@@ -430,7 +583,7 @@ void Publisher::Publish(const Event& event, PublishDone done) {
 }
 
 void Publisher::PublishEncoded(std::string encoded, PublishDone done) {
-  impl_->Publish(std::move(encoded), std::move(done));
+  impl_->Publish(encoded, std::move(done));
 }
 
 std::future<PublishResult> Publisher::Publish(const Event& event) {

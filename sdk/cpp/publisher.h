@@ -11,8 +11,8 @@
 // after the broker's hint) and reconnections (re-sent with the same ids; the broker's dedupe makes
 // that exactly once within its window). A duplicate is a success.
 //
-// Threading: every method from any thread. Callbacks run on the publisher's own thread and must
-// neither block nor destroy it. Publish waits while `queue_events_max` or `queue_bytes_max` are
+// Threading: every method from any thread. Callbacks run on gRPC's threads and must neither block
+// nor destroy the publisher. Publish waits while `queue_events_max` or `queue_bytes_max` are
 // full.
 
 #pragma once
@@ -51,8 +51,8 @@ struct PublisherOptions {
   ConnectionOptions connection;
   bool positions = false;  // ask for every event's partition and offset
   std::size_t batch_events_max = 2048;
-  std::size_t batch_bytes_max = 1024 * 1024;  // an event that is larger travels alone
-  std::size_t batches_in_flight_max = 32;
+  std::size_t batch_bytes_max = 256 * 1024;  // an event that is larger travels alone
+  std::size_t batches_in_flight_max = 16;
   std::size_t queue_events_max = 131'072;
   std::size_t queue_bytes_max = 64 * 1024 * 1024;
 };

@@ -30,7 +30,7 @@ namespace {
 constexpr double kSettledPerSecondFloor = 200'000;  // 128 B, batched
 constexpr double kRoundTripP50FloorUs = 500;        // durable publish
 constexpr double kPacedRate = 10'000;
-constexpr std::size_t kRelayWindow = 32;  // requests in flight, as the SDK's publisher has at most
+constexpr std::size_t kRelayWindow = 16;  // requests in flight, as the SDK's publisher has at most
 
 constexpr char kConfig[] = R"(version: 1
 broker:
