@@ -13,6 +13,7 @@ using std::chrono::steady_clock;
 
 // Of emitted events in one frame, before the last answer; one alone may have kEmittedBytesMax.
 constexpr std::size_t kFrameBytesMax = std::size_t{1} << 20;
+constexpr std::size_t kSpareMax = 4096;  // of Running, about 400 bytes each
 
 Result FromException(const std::exception_ptr& exception) {
   try {
@@ -48,7 +49,7 @@ std::size_t CharacterBytes(std::string_view text) {
 
 // Sorted handles to inclusive ranges.
 void AddRanges(std::vector<std::uint64_t>& handles, ::tocsin::v1::Answers* answers) {
-  std::sort(handles.begin(), handles.end());
+  if (!std::is_sorted(handles.begin(), handles.end())) std::sort(handles.begin(), handles.end());
   ::tocsin::v1::Range* range = nullptr;
   for (const std::uint64_t handle : handles) {
     if (range != nullptr && handle == range->last() + 1) {
@@ -202,7 +203,7 @@ void Engine::EndSession() {
   }
   acked_.clear();
   others_.clear();
-  for (Running* running : running_) {
+  for (Running* running = first_running_; running != nullptr; running = running->next) {
     if (running->session == session_ && !running->cancelled.exchange(true) && running->on_cancel) {
       running->on_cancel();
     }
@@ -211,48 +212,49 @@ void Engine::EndSession() {
 
 const std::string* Engine::Intern(const std::string& name) { return &*names_.insert(name).first; }
 
-void Engine::Deliver(std::shared_ptr<const ::tocsin::v1::Deliveries> frame) {
-  const TimePoint now = steady_clock::now();
+void Engine::Deliver(DeliveryFrame& frame) {
   const std::lock_guard lock(mutex_);
-  for (const auto& named : frame->functions()) {
+  for (const DeliveryFrame::FunctionName& named : frame.functions) {
     for (const auto& function : functions_) {
-      if (function->name == named.name()) {
-        function_of_[named.function()] = function.get();
+      if (function->name == named.name) {
+        function_of_[named.function] = function.get();
       }
     }
   }
-  for (const auto& named : frame->triggers()) {
-    trigger_of_[{named.partition(), named.trigger()}] = Intern(named.name());
+  for (const DeliveryFrame::TriggerName& named : frame.triggers) {
+    trigger_of_[{named.partition, named.trigger}] = Intern(std::string(named.name));
   }
-  // Frames are mostly of one trigger and function: remember the last look-ups.
-  const auto* last = static_cast<const ::tocsin::v1::Delivery*>(nullptr);
+  // Frames are mostly of one trigger and function: the last look-ups are remembered.
+  bool looked = false;
+  std::uint32_t function_number = 0;
+  std::pair<std::uint32_t, std::uint32_t> trigger_number;
   Function* function = nullptr;
   const std::string* trigger = nullptr;
-  for (const auto& one : frame->deliveries()) {
-    if (last == nullptr || last->function() != one.function()) {
-      const auto found = function_of_.find(one.function());
+  for (Delivery& one : frame.deliveries) {
+    if (!looked || function_number != one.function) {
+      const auto found = function_of_.find(one.function);
       function = found == function_of_.end() ? nullptr : found->second;
+      function_number = one.function;
     }
-    if (last == nullptr || last->trigger() != one.trigger() ||
-        last->partition() != one.partition()) {
-      const auto found = trigger_of_.find({one.partition(), one.trigger()});
+    if (!looked || trigger_number != std::pair(one.partition, one.trigger)) {
+      trigger_number = {one.partition, one.trigger};
+      const auto found = trigger_of_.find(trigger_number);
       trigger = found == trigger_of_.end() ? Intern("") : found->second;
     }
-    last = &one;
-    last_handle_ = std::max(last_handle_, one.handle());
+    looked = true;
+    last_handle_ = std::max(last_handle_, one.handle);
     if (function == nullptr) {
       ::tocsin::v1::Answer answer;
-      answer.set_handle(one.handle());
-      answer.set_token(one.token());
+      answer.set_handle(one.handle);
+      answer.set_token(one.token);
       answer.mutable_retry()->set_code("unknown_function");
       answer.mutable_retry()->set_message("this worker does not serve the function");
       others_.push_back(std::move(answer));
       WakeWriterLocked();
       continue;
     }
-    function->waiting.push_back(Delivery{one.handle(), one.token(), one.offset(), one.partition(),
-                                         one.trigger(), one.run(), one.attempt(), one.lease_ms(),
-                                         one.recorded_us(), trigger, one.event(), frame, now});
+    one.trigger_name = trigger;
+    function->waiting.push_back(std::move(one));
   }
 }
 
@@ -304,7 +306,7 @@ void Engine::Cancel(const ::tocsin::v1::Cancel& cancel) {
       return true;
     });
   }
-  for (Running* running : running_) {
+  for (Running* running = first_running_; running != nullptr; running = running->next) {
     if (running->session == session_ && handles.contains(running->delivery.handle) &&
         !running->cancelled.exchange(true) && running->on_cancel) {
       running->on_cancel();
@@ -318,7 +320,7 @@ void Engine::CancelAll() {
   for (const auto& function : functions_) {
     function->waiting.clear();
   }
-  for (Running* running : running_) {
+  for (Running* running = first_running_; running != nullptr; running = running->next) {
     if (!running->cancelled.exchange(true) && running->on_cancel) {
       running->on_cancel();
     }
@@ -373,11 +375,12 @@ bool Engine::HasAnswers() {
 
 bool Engine::Idle() {
   const std::lock_guard lock(mutex_);
+  for (Running* running = first_running_; running != nullptr; running = running->next) {
+    if (running->session == session_) return false;
+  }
   return acked_.empty() && others_.empty() &&
          std::all_of(functions_.begin(), functions_.end(),
-                     [](const auto& function) { return function->waiting.empty(); }) &&
-         std::none_of(running_.begin(), running_.end(),
-                      [this](const Running* running) { return running->session == session_; });
+                     [](const auto& function) { return function->waiting.empty(); });
 }
 
 void Engine::WakeWriterLocked() {
@@ -386,8 +389,30 @@ void Engine::WakeWriterLocked() {
   }
 }
 
-Engine::Function* Engine::PickLocked(TimePoint now, std::vector<std::unique_ptr<Running>>* work,
-                                     TimePoint* wake) {
+std::unique_ptr<Running> Engine::NewRunningLocked() {
+  if (!spare_.empty()) {
+    std::unique_ptr<Running> running = std::move(spare_.back());
+    spare_.pop_back();
+    return running;
+  }
+  auto running = std::make_unique<Running>();
+  running->context.emplace(this, running.get());
+  return running;
+}
+
+void Engine::AddRunningLocked(Running& running) {
+  running.prev = nullptr;
+  running.next = first_running_;
+  if (first_running_ != nullptr) first_running_->prev = &running;
+  first_running_ = &running;
+}
+
+void Engine::RemoveRunningLocked(Running& running) {
+  (running.prev == nullptr ? first_running_ : running.prev->next) = running.next;
+  if (running.next != nullptr) running.next->prev = running.prev;
+}
+
+Engine::Function* Engine::PickLocked(TimePoint now, Work* work, TimePoint* wake) {
   for (std::size_t i = 0; i < functions_.size(); ++i) {
     Function& function = *functions_[(next_function_ + i) % functions_.size()];
     if (function.waiting.empty() || function.running >= function.concurrency) {
@@ -403,16 +428,15 @@ Engine::Function* Engine::PickLocked(TimePoint now, std::vector<std::unique_ptr<
       }
       count = std::min(full, function.waiting.size());
     }
-    work->resize(count);
     for (std::size_t j = 0; j < count; ++j) {
-      std::unique_ptr<Running>& running = (*work)[j];
-      running = std::make_unique<Running>();
+      std::unique_ptr<Running> running = NewRunningLocked();
       running->delivery = std::move(function.waiting.front());
       function.waiting.pop_front();
       running->function = &function.name;
       running->session = session_;
       GrantLease(*running, running->delivery.received, running->delivery.lease_ms);
-      running_.insert(running.get());
+      AddRunningLocked(*running);
+      work->running.push_back(std::move(running));
     }
     ++function.running;
     next_function_ = (next_function_ + i + 1) % functions_.size();
@@ -422,8 +446,7 @@ Engine::Function* Engine::PickLocked(TimePoint now, std::vector<std::unique_ptr<
 }
 
 void Engine::ThreadMain() {
-  std::vector<std::unique_ptr<Running>> work;
-  std::vector<Result> results;
+  Work work;
   std::unique_lock lock(mutex_);
   while (true) {
     TimePoint wake = TimePoint::max();
@@ -445,63 +468,72 @@ void Engine::ThreadMain() {
       WakeWriterLocked();
     }
     lock.unlock();
-    results.resize(work.size());
+    work.results.clear();
     if (function->batch) {
-      RunBatch(*function, work, &results);
+      RunBatch(*function, work);
     } else {
-      RunOne(*function, *work[0], &results[0]);
+      RunOne(*function, work);
     }
+    work.events.clear();
+    work.contexts.clear();
     lock.lock();
     --function->running;
-    for (std::size_t i = 0; i < work.size(); ++i) {
-      FinishLocked(*work[i], std::move(results[i]));
+    for (std::size_t i = 0; i < work.running.size(); ++i) {
+      FinishLocked(*work.running[i], work.results.empty() ? nullptr : &work.results[i]);
     }
+    WakeWriterLocked();  // also if nothing is to be sent: a drain may be waiting for it
     lock.unlock();
-    work.clear();  // frees frames without the mutex
-    results.clear();
+    // Frees frames and what handlers left behind without the mutex.
+    for (const std::unique_ptr<Running>& running : work.running) {
+      running->delivery.frame.reset();
+      running->on_cancel = nullptr;
+      running->emitted.clear();
+      running->emitted_bytes = 0;
+    }
     lock.lock();
+    for (std::unique_ptr<Running>& running : work.running) {
+      if (spare_.size() == kSpareMax) break;
+      running->cancelled = false;
+      running->sent_more = false;
+      spare_.push_back(std::move(running));
+    }
+    work.running.clear();
   }
 }
 
-void Engine::RunOne(Function& function, Running& running, Result* result) {
+void Engine::RunOne(Function& function, Work& work) {
+  Running& running = *work.running.front();
   const Event event = Event::Borrow(running.delivery.event);
-  Context context(this, &running);
   try {
-    *result = function.handler(event, context);
+    work.results.push_back(function.handler(event, *running.context));
   } catch (...) {
-    *result = FromException(std::current_exception());
+    work.results.push_back(FromException(std::current_exception()));
   }
 }
 
-void Engine::RunBatch(Function& function, std::vector<std::unique_ptr<Running>>& work,
-                      std::vector<Result>* results) {
-  std::vector<Event> events;
-  std::deque<Context> contexts;
-  std::vector<Context*> pointers;
-  for (const auto& running : work) {
-    events.push_back(Event::Borrow(running->delivery.event));
-    pointers.push_back(&contexts.emplace_back(this, running.get()));
+void Engine::RunBatch(Function& function, Work& work) {
+  for (const std::unique_ptr<Running>& running : work.running) {
+    work.events.push_back(Event::Borrow(running->delivery.event));
+    work.contexts.push_back(&*running->context);
   }
-  BatchResult answers;
+  BatchResult& answers = work.results;
   try {
-    answers = function.batch(events, pointers);
+    answers = function.batch(work.events, work.contexts);
   } catch (...) {
-    answers.assign(work.size(), FromException(std::current_exception()));
+    answers.assign(work.running.size(), FromException(std::current_exception()));
   }
   if (answers.empty()) {
-    answers.resize(work.size());
+    return;
   }
-  while (answers.size() < work.size()) {
+  while (answers.size() < work.running.size()) {
     answers.push_back(RetryError("no_result", "the batch handler gave no result for this event"));
   }
-  std::move(answers.begin(), answers.begin() + static_cast<std::ptrdiff_t>(work.size()),
-            results->begin());
 }
 
-void Engine::FinishLocked(Running& running, Result&& result) {
-  running_.erase(&running);
+// `result` null: acked.
+void Engine::FinishLocked(Running& running, Result* result) {
+  RemoveRunningLocked(running);
   if (!connected_ || running.session != session_) {
-    WakeWriterLocked();  // a drain may be waiting for it
     return;
   }
   if (running.sent_more) {  // an extension after the outcome would only be stale
@@ -511,12 +543,11 @@ void Engine::FinishLocked(Running& running, Result&& result) {
   }
   if (running.cancelled) {
     others_.push_back(StaleAnswer(running.delivery));
-  } else if (result.kind == Result::Kind::kAck && running.emitted.empty()) {
+  } else if ((result == nullptr || result->kind == Result::Kind::kAck) && running.emitted.empty()) {
     acked_.push_back(running.delivery.handle);
   } else {
-    others_.push_back(ToAnswer(running, std::move(result)));
+    others_.push_back(ToAnswer(running, result == nullptr ? Ack() : std::move(*result)));
   }
-  WakeWriterLocked();
 }
 
 void Engine::OnCancel(Running& running, std::function<void()> callback) {

@@ -31,28 +31,11 @@
 #include <utility>
 #include <vector>
 
+#include "sdk/cpp/delivery_frame.h"
 #include "sdk/cpp/worker.h"
 #include "tocsin/v1/worker.pb.h"
 
 namespace tocsin::sdk::internal {
-
-using TimePoint = std::chrono::steady_clock::time_point;
-
-struct Delivery {
-  std::uint64_t handle = 0;
-  std::uint64_t token = 0;
-  std::uint64_t offset = 0;
-  std::uint32_t partition = 0;
-  std::uint32_t trigger = 0;
-  std::uint32_t run = 0;
-  std::uint32_t attempt = 1;
-  std::uint32_t lease_ms = 0;
-  std::int64_t recorded_us = 0;
-  const std::string* trigger_name = nullptr;
-  std::string_view event;
-  std::shared_ptr<const void> frame;  // what `event` points into
-  TimePoint received;
-};
 
 // A delivery in a handler's hands.
 struct Running {
@@ -64,7 +47,10 @@ struct Running {
   std::atomic<std::int64_t> lease_expires_ns = 0;
   // Guarded by the engine's mutex.
   std::function<void()> on_cancel;
-  bool sent_more = false;  // an Extend or Progress may wait to be sent
+  bool sent_more = false;   // an Extend or Progress may wait to be sent
+  Running* prev = nullptr;  // in the list of what runs
+  Running* next = nullptr;
+  std::optional<Context> context;  // of those that are used again
   // Of the handler's threads; guarded by emitted_mutex.
   std::mutex emitted_mutex;
   std::vector<std::string> emitted;
@@ -101,7 +87,7 @@ class Engine {
   void EndSession();
 
   // Takes a frame's deliveries in. Does not let the threads know yet: LetRun does.
-  void Deliver(std::shared_ptr<const ::tocsin::v1::Deliveries> frame);
+  void Deliver(DeliveryFrame& frame);
   // The handle up to which everything begins at once when LetRun is called, if that is all of it.
   std::optional<std::uint64_t> StartsNow();
   void LetRun();
@@ -135,12 +121,21 @@ class Engine {
   };
 
   std::uint64_t StartedThroughLocked() const;
-  Function* PickLocked(TimePoint now, std::vector<std::unique_ptr<Running>>* work, TimePoint* wake);
+  // What a handler's thread keeps from call to call.
+  struct Work {
+    std::vector<std::unique_ptr<Running>> running;
+    std::vector<Event> events;
+    std::vector<Context*> contexts;
+    std::vector<Result> results;  // empty: all acked
+  };
+  Function* PickLocked(TimePoint now, Work* work, TimePoint* wake);
+  std::unique_ptr<Running> NewRunningLocked();
+  void AddRunningLocked(Running& running);
+  void RemoveRunningLocked(Running& running);
   void ThreadMain();
-  void RunOne(Function& function, Running& running, Result* result);
-  void RunBatch(Function& function, std::vector<std::unique_ptr<Running>>& work,
-                std::vector<Result>* results);
-  void FinishLocked(Running& running, Result&& result);
+  void RunOne(Function& function, Work& work);
+  void RunBatch(Function& function, Work& work);
+  void FinishLocked(Running& running, Result* result);
   void WakeWriterLocked();
   void WakeThreadsLocked(std::size_t count);
 
@@ -162,7 +157,8 @@ class Engine {
   std::size_t next_function_ = 0;
   std::uint64_t last_handle_ = 0;
   std::uint64_t started_reported_ = 0;
-  std::set<Running*> running_;
+  Running* first_running_ = nullptr;
+  std::vector<std::unique_ptr<Running>> spare_;     // for what runs next
   std::map<std::uint32_t, Function*> function_of_;  // by the broker's number
   std::map<std::pair<std::uint32_t, std::uint32_t>, const std::string*> trigger_of_;
   std::set<std::string> names_;  // addresses stay, so what runs may outlive its session

@@ -1,7 +1,8 @@
 #include "sdk/cpp/worker.h"
 
 #include <fmt/format.h>
-#include <google/protobuf/arena.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/codegen/rpc_method.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -99,7 +100,8 @@ class Worker::Loop {
   void Abort();
 
  private:
-  using Stream = grpc::ClientReaderWriter<pb::WorkerFrame, pb::BrokerFrame>;
+  // Frames come as raw bytes: those with deliveries are read by hand.
+  using Stream = grpc::ClientReaderWriter<pb::WorkerFrame, grpc::ByteBuffer>;
 
   // One connection. The calling thread reads, a thread of the session writes.
   struct Session {
@@ -126,15 +128,15 @@ class Worker::Loop {
   };
 
   grpc::Status Serve(Session& session);
-  bool OnFrame(Session& session, pb::BrokerFrame& frame,
-               std::shared_ptr<google::protobuf::Arena> arena);
-  void OnDeliveries(Session& session, std::shared_ptr<const pb::Deliveries> deliveries);
+  bool OnFrame(Session& session, const grpc::ByteBuffer& bytes);
+  void OnDeliveries(Session& session);
   void WriterMain(Session& session);
   bool WriteFrame(Session& session, const pb::WorkerFrame& frame);
   void Log(std::string_view line) { engine_.log()(line); }
 
   internal::Engine& engine_;
   std::shared_ptr<grpc::Channel> channel_;
+  internal::DeliveryFrame incoming_;  // of the reading thread; kept for its memory
   std::mutex mutex_;
   std::condition_variable stop_wake_;
   // Guarded by mutex_.
@@ -214,8 +216,12 @@ int Worker::Loop::Run() {
 grpc::Status Worker::Loop::Serve(Session& session) {
   const WorkerOptions& options = engine_.options();
   Authorize(options.connection, session.context);
-  const auto stub = pb::Worker::NewStub(channel_);
-  session.stream = stub->Attach(&session.context);
+  static constexpr char kMethod[] = "/tocsin.v1.Worker/Attach";
+  session.stream.reset(
+      grpc::internal::ClientReaderWriterFactory<pb::WorkerFrame, grpc::ByteBuffer>::Create(
+          channel_.get(),
+          grpc::internal::RpcMethod(kMethod, grpc::internal::RpcMethod::BIDI_STREAMING, channel_),
+          &session.context));
 
   pb::WorkerFrame frame;
   pb::Hello& hello = *frame.mutable_hello();
@@ -232,12 +238,9 @@ grpc::Status Worker::Loop::Serve(Session& session) {
   session.stream->Write(frame);
   std::thread writer([this, &session] { WriterMain(session); });
 
-  while (true) {
-    auto arena = std::make_shared<google::protobuf::Arena>();
-    auto* incoming = google::protobuf::Arena::CreateMessage<pb::BrokerFrame>(arena.get());
-    if (!session.stream->Read(incoming) || !OnFrame(session, *incoming, std::move(arena))) {
-      break;
-    }
+  grpc::ByteBuffer incoming;
+  while (session.stream->Read(&incoming) && OnFrame(session, incoming)) {
+    incoming.Clear();
   }
   {
     const std::lock_guard lock(session.mutex);
@@ -250,8 +253,27 @@ grpc::Status Worker::Loop::Serve(Session& session) {
   return session.stream->Finish();
 }
 
-bool Worker::Loop::OnFrame(Session& session, pb::BrokerFrame& frame,
-                           std::shared_ptr<google::protobuf::Arena> arena) {
+bool Worker::Loop::OnFrame(Session& session, const grpc::ByteBuffer& bytes) {
+  auto slice = std::make_shared<grpc::Slice>();
+  if (!bytes.DumpToSingleSlice(slice.get()).ok()) {
+    return false;
+  }
+  const std::string_view text(reinterpret_cast<const char*>(slice->begin()), slice->size());
+  if (internal::HasDeliveries(text)) {
+    if (!internal::ParseDeliveries(text, slice, &incoming_)) {
+      Log(fmt::format("worker {}: the broker sent a frame that cannot be read", engine_.name()));
+      session.context.TryCancel();
+      return false;
+    }
+    OnDeliveries(session);
+    return true;
+  }
+  pb::BrokerFrame frame;
+  if (!frame.ParseFromArray(text.data(), static_cast<int>(text.size()))) {
+    Log(fmt::format("worker {}: the broker sent a frame that cannot be read", engine_.name()));
+    session.context.TryCancel();
+    return false;
+  }
   switch (frame.frame_case()) {
     case pb::BrokerFrame::kWelcome: {
       const pb::Welcome& welcome = frame.welcome();
@@ -268,9 +290,6 @@ bool Worker::Loop::OnFrame(Session& session, pb::BrokerFrame& frame,
       session.Wake();  // the heartbeat's interval begins
       return true;
     }
-    case pb::BrokerFrame::kDeliveries:
-      OnDeliveries(session, {std::move(arena), &frame.deliveries()});
-      return true;
     case pb::BrokerFrame::kCancel:
       engine_.Cancel(frame.cancel());
       return true;
@@ -289,6 +308,7 @@ bool Worker::Loop::OnFrame(Session& session, pb::BrokerFrame& frame,
       Log(fmt::format("worker {}: the broker refused {} answers: {}", engine_.name(),
                       frame.refused().count(), frame.refused().reason()));
       return true;
+    case pb::BrokerFrame::kDeliveries:  // read above
     case pb::BrokerFrame::kConfirmed:
     case pb::BrokerFrame::FRAME_NOT_SET:
       return true;
@@ -296,9 +316,8 @@ bool Worker::Loop::OnFrame(Session& session, pb::BrokerFrame& frame,
   return true;
 }
 
-void Worker::Loop::OnDeliveries(Session& session,
-                                std::shared_ptr<const pb::Deliveries> deliveries) {
-  engine_.Deliver(std::move(deliveries));
+void Worker::Loop::OnDeliveries(Session& session) {
+  engine_.Deliver(incoming_);
   // At low load the broker learns what is begun before the handler can crash this process: that is
   // how it tells a poisonous event from its innocent neighbours. Under load the writer tells it.
   if (std::unique_lock lock(session.write_mutex, std::try_to_lock); lock.owns_lock()) {
