@@ -157,7 +157,7 @@ class SystemFile final : public File {
     return absl::OkStatus();
   }
 
-  absl::Status Preallocate(std::uint64_t bytes) override {
+  absl::Status Preallocate(std::uint64_t bytes, Fill fill) override {
     TOCSIN_ASSIGN_OR_RETURN(const std::uint64_t size, Size());
     if (size >= bytes) return absl::OkStatus();
     const std::string what = fmt::format("cannot preallocate {}", path_);
@@ -167,6 +167,9 @@ class SystemFile final : public File {
           posix_fallocate(fd_.get(), static_cast<off_t>(size), static_cast<off_t>(bytes - size));
     } while (error == EINTR);
     if (error != 0 && error != EOPNOTSUPP && error != EINVAL) return ErrnoStatus(what, error);
+    if (error == 0 && fill == Fill::kNone) {
+      return fsync(fd_.get()) == 0 ? absl::OkStatus() : ErrnoStatus(what, errno);
+    }
 
     const ZeroBlock zeros;
     if (zeros.data == nullptr) return absl::ResourceExhaustedError(what + ": no memory");

@@ -119,7 +119,7 @@ absl::Status Chain::Clean() {
   return absl::OkStatus();
 }
 
-absl::Status Chain::Prepare() {
+absl::Status Chain::Prepare(Fill fill) {
   while (true) {
     std::uint64_t first = 0;
     {
@@ -131,11 +131,11 @@ absl::Status Chain::Prepare() {
         first = segments_.rbegin()->second->limit();
       }
     }
-    auto file = CreateSegment(fs_, options_.dir, HeaderFor(first));
+    auto file = CreateSegment(fs_, options_.dir, HeaderFor(first), fill);
     if (absl::IsAlreadyExists(file.status())) {
       // Left by a preparation that failed and could not clean up; it was never used.
       TOCSIN_RETURN_IF_ERROR(fs_.Remove(Path(SegmentName(first))));
-      file = CreateSegment(fs_, options_.dir, HeaderFor(first));
+      file = CreateSegment(fs_, options_.dir, HeaderFor(first), fill);
     }
     TOCSIN_RETURN_IF_ERROR(Annotate(file.status(), "preparing a segment"));
     auto segment = std::make_shared<Segment>();

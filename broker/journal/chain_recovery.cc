@@ -308,7 +308,7 @@ absl::Status Chain::Adopt(std::vector<Found>& all, const Cut& cut) {
     // A new directory, or (degraded) the segments that the end lies in are gone.
     prepared_.clear();
     const std::uint64_t first = segments_.empty() ? next : segments_.rbegin()->second->limit();
-    auto file = CreateSegment(fs_, options_.dir, HeaderFor(first));
+    auto file = CreateSegment(fs_, options_.dir, HeaderFor(first), Fill::kZeros);
     TOCSIN_RETURN_IF_ERROR(Annotate(file.status(), "creating a segment"));
     auto segment = std::make_shared<Segment>();
     segment->first = first;

@@ -119,7 +119,7 @@ void FileJournalEngine::TrimNow() {
 }
 
 absl::Status FileJournalEngine::PrepareChain(Chain& chain) {
-  const absl::Status status = chain.Prepare();
+  const absl::Status status = chain.Prepare(Fill::kNone);  // the committer waits for it
   CheckSpace();
   return status;
 }
@@ -127,8 +127,8 @@ absl::Status FileJournalEngine::PrepareChain(Chain& chain) {
 void FileJournalEngine::PrepareNow() {
   if (failed_) return;
   // An error shows when a segment is needed; until then there is nothing to refuse.
-  main_->Prepare().IgnoreError();
-  if (dead_->segments() > 1) dead_->Prepare().IgnoreError();
+  main_->Prepare(rolls_fast_ ? Fill::kNone : Fill::kZeros).IgnoreError();
+  if (dead_->segments() > 1) dead_->Prepare(Fill::kZeros).IgnoreError();
   main_->SaveIndexes();
   dead_->SaveIndexes();
   CheckSpace();

@@ -12,6 +12,8 @@
 namespace tocsin {
 namespace {
 
+constexpr Duration kRollsFast = std::chrono::seconds(1);
+
 std::int64_t WallUs(const Clock& clock) { return clock.Wall().time_since_epoch().count(); }
 
 void Tell(std::vector<Notify>& notify, const absl::Status& status) {
@@ -210,11 +212,20 @@ bool FileJournalEngine::MakeRoom(Chain& chain, std::uint64_t bytes, Fate& fate) 
     return false;
   }
   if (chain.Roll()) {
+    if (&chain == main_.get()) NoteRoll();
     background_.Post([this] { PrepareNow(); });
     if (chain.Fits(bytes)) return true;
   }
   fate = Fate::kWait;
   return false;
+}
+
+// Above a certain rate the disk's bandwidth is what counts, not how fast a sync is: groups are long
+// then, and zeros would be written for nothing.
+void FileJournalEngine::NoteRoll() {
+  const Instant now = clock_.Monotonic();
+  rolls_fast_ = now - last_roll_ < kRollsFast;
+  last_roll_ = now;
 }
 
 FileJournalEngine::Fate FileJournalEngine::Admit(Item& item) {

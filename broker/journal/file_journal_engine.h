@@ -113,6 +113,7 @@ class FileJournalEngine final : public FileJournal {
   Fate Admit(Item& item);
   absl::Status CheckItem(Item& item);
   absl::Status CheckSpaceFor(const Item& item);
+  void NoteRoll();
   bool MakeRoom(Chain& chain, std::uint64_t bytes, Fate& fate);
   static void Refuse(Partition& partition, Item& item, const absl::Status& status);
   void PutLetters(Item& item);
@@ -161,6 +162,9 @@ class FileJournalEngine final : public FileJournal {
   bool waiting_ = false;  // for a segment
   std::optional<absl::Status> prepare_error_;
   bool fatal_told_ = false;
+  Instant last_roll_{};
+
+  std::atomic<bool> rolls_fast_{false};  // the last segment was full within kRollsFast
 
   std::atomic<bool> reserve_only_{false};
   std::atomic<bool> space_check_posted_{false};

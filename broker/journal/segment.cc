@@ -78,11 +78,11 @@ std::optional<SegmentHeader> DecodeSegmentHeader(std::string_view bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<File>> CreateSegment(FileSystem& fs, const std::string& dir,
-                                                    const SegmentHeader& header) {
+                                                    const SegmentHeader& header, Fill fill) {
   const std::string path = fmt::format("{}/{}", dir, SegmentName(header.first));
   TOCSIN_ASSIGN_OR_RETURN(std::unique_ptr<File> file, fs.Create(path));
-  // The header goes last: a segment that has one is zero-filled to its end.
-  absl::Status status = file->Preallocate(header.bytes);
+  // The header goes last: a segment that has one reads as zeros to its end.
+  absl::Status status = file->Preallocate(header.bytes, fill);
   if (status.ok()) status = WriteOne(*file, 0, EncodeSegmentHeader(header));
   if (status.ok()) status = file->SyncData();
   if (status.ok()) status = fs.SyncDir(dir);

@@ -39,9 +39,9 @@ struct SegmentHeader {
 std::string EncodeSegmentHeader(const SegmentHeader& header);  // kSegmentHeaderBytes long
 std::optional<SegmentHeader> DecodeSegmentHeader(std::string_view bytes);
 
-// A new segment: zero-filled, its header and its name durable. On an error nothing is left.
+// A new segment: reads as zeros, its header and its name durable. On an error nothing is left.
 absl::StatusOr<std::unique_ptr<File>> CreateSegment(FileSystem& fs, const std::string& dir,
-                                                    const SegmentHeader& header);
+                                                    const SegmentHeader& header, Fill fill);
 
 // Bytes between two readable batches that are not a readable batch.
 struct BadRange {

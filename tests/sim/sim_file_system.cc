@@ -102,7 +102,7 @@ class SimFileSystem::SimFile final : public File {
     return absl::OkStatus();
   }
 
-  absl::Status Preallocate(std::uint64_t bytes) override {
+  absl::Status Preallocate(std::uint64_t bytes, Fill) override {
     TOCSIN_RETURN_IF_ERROR(Alive());
     bool cut = false;
     const absl::Status power = fs_.Operate(cut);

@@ -81,17 +81,22 @@ TEST_F(SystemFileSystemTest, PathsCannotLeaveTheRoot) {
   EXPECT_FALSE(fs_->Open("link").ok());
 }
 
-TEST_F(SystemFileSystemTest, PreallocateZeroFillsBehindWhatIsThere) {
+class SystemFileSystemFillTest : public SystemFileSystemTest,
+                                 public testing::WithParamInterface<Fill> {};
+INSTANTIATE_TEST_SUITE_P(Fills, SystemFileSystemFillTest,
+                         testing::Values(Fill::kZeros, Fill::kNone));
+
+TEST_P(SystemFileSystemFillTest, PreallocatedReadsAsZerosBehindWhatIsThere) {
   auto file = fs_->Create("f");
   ASSERT_TRUE(file.ok());
   const std::string head_text = "head";
   const std::array<std::span<const std::byte>, 1> head = {Bytes(head_text)};
   ASSERT_TRUE((*file)->WriteAt(0, head).ok());
-  ASSERT_TRUE((*file)->Preallocate(3 * 4096 + 5).ok());
+  ASSERT_TRUE((*file)->Preallocate(3 * 4096 + 5, GetParam()).ok());
   std::string expected(3 * 4096 + 5, '\0');
   std::memcpy(expected.data(), "head", 4);
   EXPECT_EQ(ReadAll(**file), expected);
-  ASSERT_TRUE((*file)->Preallocate(10).ok());
+  ASSERT_TRUE((*file)->Preallocate(10, GetParam()).ok());
   EXPECT_EQ(*(*file)->Size(), expected.size());
 }
 
