@@ -17,6 +17,13 @@ constexpr std::size_t kReplayBytes = std::size_t{1} << 20;
 constexpr std::size_t kReadEventsBytes = 512 * 1024;
 constexpr std::size_t kUnmatchedShown = 32;
 
+// Where it will be is known when it is durable.
+absl::Status CheckWritten(const OpenLetter& letter) {
+  if (letter.position.value() != 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      fmt::format("dead letter {} is being written: try again", FormatDeliveryId(letter.id)));
+}
+
 }  // namespace
 
 void Partition::Impl::AddAndApply(RecordType type, std::string_view body) {
@@ -244,6 +251,10 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
         FormatDeliveryId(id))));
     return;
   }
+  if (absl::Status written = CheckWritten(found->second); !written.ok()) {
+    done(std::move(written));
+    return;
+  }
   ports.journal.ReadLetter(
       options.id, found->second.position,
       [this, id, done = std::move(done),
@@ -381,6 +392,10 @@ void Partition::ReadLetter(const DeliveryId& id,
   const auto found = impl_->state.letters().find(id);
   if (found == impl_->state.letters().end()) {
     done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
+    return;
+  }
+  if (absl::Status written = CheckWritten(found->second); !written.ok()) {
+    done(std::move(written));
     return;
   }
   impl_->ports.journal.ReadLetter(

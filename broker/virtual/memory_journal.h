@@ -112,7 +112,8 @@ class MemoryJournal final : public Journal {
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::uint64_t end_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::uint64_t letter_end_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Not 0: to an owner that is the position of a letter which is not durable yet.
+  std::uint64_t letter_end_ ABSL_GUARDED_BY(mutex_) = 1;
   std::uint64_t log_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::uint64_t letter_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
