@@ -29,7 +29,8 @@ struct KeyQueue {
   std::uint64_t pass = 0;  // the scan that may admit of this key; 0: none
   bool open = false;       // skipped, with room: wants a scan
   bool parked = false;
-  bool whole = false;  // all of the partition's events are this one's; in no table
+  bool held_back = false;  // gave its places up: no scan before its head is settled
+  bool whole = false;      // all of the partition's events are this one's; in no table
 
   KeyQueue* bucket_next = nullptr;
   KeyQueue* skipped_prev = nullptr;

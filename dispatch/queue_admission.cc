@@ -11,6 +11,11 @@ namespace {
 // A gap up to this long is read through rather than jumped over with another scan.
 constexpr std::uint64_t kGapRead = 1024;
 
+// A lease this old holds its key up, whatever its peers do.
+constexpr Duration kLeaseIsLong = std::chrono::seconds(1);
+// How soon a full window in which nothing was found is searched again.
+constexpr Duration kRoomPause = std::chrono::milliseconds(250);
+
 }  // namespace
 
 void TriggerQueue::Impl::Admit(const Candidate& candidate, KeyQueue* key,
@@ -64,7 +69,8 @@ void TriggerQueue::Impl::Unskip(KeyQueue& key) {
 }
 
 void TriggerQueue::Impl::SkippedChanged(KeyQueue& key) {
-  const bool open = key.skipped_count > 0 && !key.parked && key.entries.size() <= KeyLimit(key) / 2;
+  const bool open = key.skipped_count > 0 && !key.parked && !key.held_back &&
+                    key.entries.size() <= KeyLimit(key) / 2;
   if (open == key.open) return;
   key.open = open;
   open ? ++open_keys : --open_keys;
@@ -82,9 +88,9 @@ void TriggerQueue::Impl::LeavePass(KeyQueue& key) {
   --pass_keys;
 }
 
-// A key was parked: what waits in it goes back to being skipped, so that a thousand parked keys
-// cannot fill the window. What was tried stays, because its history is only here.
-void TriggerQueue::Impl::Evict(KeyQueue& key) {
+// What waits in the key goes back to being skipped. What was tried stays, because its history is
+// only here.
+bool TriggerQueue::Impl::EvictWaiting(KeyQueue& key) {
   Offset lowest;
   std::uint64_t count = 0;
   for (QueueEntry* entry = key.entries.front(); entry != nullptr;) {
@@ -97,21 +103,66 @@ void TriggerQueue::Impl::Evict(KeyQueue& key) {
       if (entry->candidate.expires.has_value()) --expiring;
       key.entries.Remove(entry);
       entries.Remove(entry);
-    } else if (entry->state == EntryState::kReady && !entry->first) {
-      Unlink(*entry);  // it waits for the release
     }
     entry = next;
   }
   if (entries.size() == 0) timers.clear();
+  if (count == 0) return false;
   LeavePass(key);
-  if (count > 0) {
-    if (key.skipped_count == 0) skipped.PushBack(&key);
-    key.skipped_count += count;
-    key.skipped_first = lowest;
-    if (!skipped_lowest.has_value() || lowest < *skipped_lowest) skipped_lowest = lowest;
+  if (key.skipped_count == 0) skipped.PushBack(&key);
+  key.skipped_count += count;
+  key.skipped_first = lowest;
+  if (!skipped_lowest.has_value() || lowest < *skipped_lowest) skipped_lowest = lowest;
+  skipped_dirty = true;
+  return true;
+}
+
+// A key was parked: a thousand of them must not fill the window.
+void TriggerQueue::Impl::Evict(KeyQueue& key) {
+  EvictWaiting(key);
+  for (QueueEntry* entry = key.entries.front(); entry != nullptr; entry = entry->key_next) {
+    if (entry->state == EntryState::kReady && !entry->first) Unlink(*entry);  // until the release
   }
+  LeavePass(key);
   skipped_dirty = true;
   SkippedChanged(key);
+}
+
+// It does not come to its end as its peers do: many that were leased after it were answered.
+bool TriggerQueue::Impl::IsStuck(const QueueEntry& head) const {
+  if (head.state == EntryState::kReady) return false;
+  if (head.state != EntryState::kLeased) return true;
+  const std::uint32_t since = token_counter - static_cast<std::uint32_t>(head.token.value());
+  return since >= std::max(2 * leased, limits.entries_max / 8) ||
+         now - head.lease_start >= kLeaseIsLong;
+}
+
+bool TriggerQueue::Impl::WantsRoom() const {
+  return entries.size() >= limits.entries_max && (behind || open_keys > 0) &&
+         policy.order == Order::kKey && leased + delayed + dead > 0;
+}
+
+// The window is full. Keys whose first delivery is stuck give the places of what waits behind it
+// up, so that however many such keys there are, they hold one place each.
+bool TriggerQueue::Impl::MakeRoom() {
+  const std::size_t held = entries.size();
+  if (held < limits.entries_max) return true;
+  if (policy.order != Order::kKey || leased + delayed + dead == 0) return false;
+  const auto until_due = static_cast<std::int32_t>(room_due_token - token_counter);
+  if (now < room_due && until_due > 0) return false;
+  keys.ForEach([this](KeyQueue& key) {
+    if (key.entries.size() < 2 || !IsStuck(*key.entries.front())) return;
+    if (key.skipped_count == 0 && skipped.size() >= limits.skipped_keys_max) return;
+    if (!EvictWaiting(key)) return;
+    key.held_back = true;
+    SkippedChanged(key);
+  });
+  const bool full = entries.size() >= limits.entries_max;
+  if (full || held - entries.size() < limits.entries_max / 8) {
+    room_due = now + kRoomPause;
+    room_due_token = token_counter + static_cast<std::uint32_t>(limits.entries_max / 2 + 1);
+  }
+  return !full;
 }
 
 OfferResult TriggerQueue::Impl::FallBehind(Offset offset) {
@@ -136,6 +187,7 @@ OfferResult TriggerQueue::Offer(const Candidate& candidate, std::string_view key
   q.now = std::max(q.now, now);
   const Offset offset = candidate.offset;
   if (offset < q.horizon()) return q.LookedAt(offset, key);
+  (void)q.MakeRoom();
   if (q.behind) {
     q.unseen_end = std::max(q.unseen_end, Next(offset));
     return OfferResult::kBehind;
@@ -246,6 +298,7 @@ ScanResult TriggerQueue::Impl::ScanSkipped(const Candidate& candidate, std::stri
                                            const PriorAttempts* prior) {
   const Offset offset = candidate.offset;
   KeyQueue* queue = FindKey(key);
+  (void)MakeRoom();
   const bool wanted = queue != nullptr && queue->skipped_count > 0 && queue->pass == pass &&
                       offset >= queue->skipped_first && entries.Find(offset) == nullptr;
   if (wanted && queue->entries.size() >= KeyLimit(*queue)) {
@@ -280,6 +333,7 @@ ScanResult TriggerQueue::Impl::ScanNew(const Candidate& candidate, std::string_v
     blocked = true;
     return Stop(offset);
   }
+  (void)MakeRoom();
   KeyQueue* queue = FindKey(key);
   if (MustSkip(queue)) {
     if (queue->skipped_count == 0 && skipped.size() >= limits.skipped_keys_max) {

@@ -370,6 +370,7 @@ std::optional<Instant> TriggerQueue::Tick(Instant now, WallTime wall,
     q.Die(*q.doomed.front(), LetterReason::kExhausted, "its attempts are used up", actions);
   }
   if (q.sweep_at.has_value() && *q.sweep_at <= q.now) q.Sweep(wall, actions);
+  if (q.WantsRoom()) (void)q.MakeRoom();
 
   std::optional<Instant> next = q.sweep_at;
   const auto sooner = [&next](Instant when) {
@@ -377,6 +378,7 @@ std::optional<Instant> TriggerQueue::Tick(Instant now, WallTime wall,
   };
   if (!q.leases.empty()) sooner(q.leases.front()->due);
   if (!q.timers.empty()) sooner(q.timers.front().due);
+  if (q.WantsRoom()) sooner(q.room_due);
   return next;
 }
 
@@ -386,6 +388,7 @@ std::optional<Instant> TriggerQueue::NextDue() const {
   std::optional<Instant> next = q.sweep_at;
   if (!q.leases.empty() && (!next || q.leases.front()->due < *next)) next = q.leases.front()->due;
   if (!q.timers.empty() && (!next || q.timers.front().due < *next)) next = q.timers.front().due;
+  if (q.WantsRoom() && (!next || q.room_due < *next)) next = q.room_due;
   return next;
 }
 

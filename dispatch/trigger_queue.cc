@@ -143,7 +143,10 @@ void TriggerQueue::Impl::Remove(QueueEntry& entry) {
   }
   if (entry.candidate.expires.has_value()) --expiring;
   KeyQueue* key = entry.key;
-  if (key != nullptr) key->entries.Remove(&entry);
+  if (key != nullptr) {
+    if (key->entries.front() == &entry) key->held_back = false;
+    key->entries.Remove(&entry);
+  }
   entries.Remove(&entry);
   if (entries.size() == 0) std::vector<Timer>().swap(timers);
   if (key == nullptr) return;

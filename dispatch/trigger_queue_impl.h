@@ -60,6 +60,10 @@ struct TriggerQueue::Impl {
   void SkippedChanged(KeyQueue& key);  // after any change of its entries, skipped or parked
   void LeavePass(KeyQueue& key);
   void Evict(KeyQueue& key);
+  bool EvictWaiting(KeyQueue& key);  // false: nothing waited that was not tried
+  bool IsStuck(const QueueEntry& head) const;
+  bool WantsRoom() const;
+  bool MakeRoom();  // true: there is some
   OfferResult FallBehind(Offset offset);
   OfferResult LookedAt(Offset offset, std::string_view key);
   ScanResult ScanSkipped(const Candidate& candidate, std::string_view key,
@@ -126,6 +130,10 @@ struct TriggerQueue::Impl {
   mutable std::optional<Offset> open_lowest;
   mutable std::optional<Offset> open_above;  // lowest at or above `elevator`
   Offset elevator;
+
+  // Of a full window: when MakeRoom() may look again, whichever is first.
+  Instant room_due{};
+  std::uint32_t room_due_token = 0;
 
   // The scan under way.
   bool scanning = false;

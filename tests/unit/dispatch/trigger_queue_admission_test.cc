@@ -288,5 +288,93 @@ TEST_F(TriggerQueueAdmissionTest, AThousandParkedKeysLeaveTheWindowFree) {
   Admit(offset, "other");
 }
 
+// Else as many stuck keys as the window holds of their deliveries stop every other key.
+TEST_F(TriggerQueueAdmissionTest, AFullWindowTakesBackWhatWaitsBehindALeaseThatIsNotAnswered) {
+  limits_.entries_max = 8;
+  limits_.key_entries_max = 4;
+  Make();
+  for (std::uint64_t i = 0; i < 8; ++i) Admit(i, i % 2 == 0 ? "a" : "b");
+  ASSERT_THAT(Take(), SizeIs(2));
+  EXPECT_EQ(Offer(8, "c"), OfferResult::kBehind);  // not stuck yet: they were leased just now
+  EXPECT_EQ(queue().entry_count(), 8u);
+
+  Tick(seconds(1));
+  EXPECT_EQ(queue().entry_count(), 2u);
+  EXPECT_EQ(queue().skipped_count("a"), 3u);
+  EXPECT_EQ(queue().skipped_count("b"), 3u);
+  // They are not read again before the lease is over, what is new is.
+  EXPECT_EQ(queue().ScanWanted(), Offset(8));
+  queue().BeginScan();
+  EXPECT_EQ(Scanned(8, "c"), ScanResult::kGoOn);
+  queue().EndScan(Offset(9), Offset(9));
+  EXPECT_FALSE(queue().behind());
+  EXPECT_EQ(queue().ScanWanted(), std::nullopt);
+  EXPECT_THAT(TakeOffsets(), ElementsAre(8));
+  EXPECT_EQ(queue().Floor(Offset(9)), Offset(0));
+}
+
+TEST_F(TriggerQueueAdmissionTest, WhatAFullWindowTookBackIsDeliveredInOrderWhenTheLeaseIsOver) {
+  limits_.entries_max = 8;
+  limits_.key_entries_max = 8;
+  Make();
+  for (std::uint64_t i = 0; i < 8; ++i) Admit(i, "a");
+  const std::vector<Lease> held = Take();
+  ASSERT_THAT(held, SizeIs(1));
+  Tick(seconds(1));
+  (void)Offer(8, "b");
+  EXPECT_EQ(queue().entry_count(), 2u);
+  EXPECT_EQ(Offer(9, "a"), OfferResult::kSkipped);  // behind those that were taken back
+  ASSERT_EQ(Answer(held[0], Ack{}), AnswerResult::kApplied);
+  ASSERT_EQ(queue().ScanWanted(), Offset(1));
+  queue().BeginScan();
+  for (std::uint64_t i = 1; i < 10; ++i) {
+    if (Scanned(i, i == 8 ? "b" : "a") == ScanResult::kStop) break;
+  }
+  queue().EndScan(Offset(10), Offset(10));
+  EXPECT_THAT(TakeOffsets(), ElementsAre(8, 1));
+}
+
+// The measure is what its peers do: no clock has moved here.
+TEST_F(TriggerQueueAdmissionTest, ALeaseThatItsPeersOvertookIsStuck) {
+  limits_.entries_max = 16;
+  limits_.key_entries_max = 15;
+  Make();
+  for (std::uint64_t i = 0; i < 15; ++i) Admit(i, "a");
+  ASSERT_THAT(Take(1), SizeIs(1));
+  for (std::uint64_t i = 15; i < 25; ++i) {
+    (void)Offer(i, "b");
+    if (queue().behind()) break;
+    AckNext(i);
+  }
+  EXPECT_FALSE(queue().behind());
+  EXPECT_EQ(Offer(25, "b"), OfferResult::kAdmitted);
+  EXPECT_EQ(Offer(26, "c"), OfferResult::kAdmitted);
+  EXPECT_EQ(queue().skipped_count("a"), 14u);
+}
+
+TEST_F(TriggerQueueAdmissionTest, AFullWindowTakesBackWhatWaitsBehindAFailedAttempt) {
+  limits_.entries_max = 4;
+  limits_.key_entries_max = 4;
+  Make();
+  for (std::uint64_t i = 0; i < 4; ++i) Admit(i, "a");
+  const std::vector<Lease> held = Take();
+  ASSERT_EQ(Answer(held[0], Retry{}), AnswerResult::kApplied);
+  EXPECT_EQ(Offer(4, "b"), OfferResult::kAdmitted);
+  EXPECT_EQ(queue().entry_count(), 2u);
+  EXPECT_EQ(queue().skipped_count("a"), 3u);
+}
+
+// A window that is full of what goes on is a backlog, not a disturbance.
+TEST_F(TriggerQueueAdmissionTest, AFullWindowOfKeysThatGoOnKeepsThem) {
+  limits_.entries_max = 8;
+  limits_.key_entries_max = 4;
+  Make();
+  for (std::uint64_t i = 0; i < 8; ++i) Admit(i, i % 2 == 0 ? "a" : "b");
+  const std::vector<Lease> held = Take();
+  EXPECT_EQ(Offer(8, "c"), OfferResult::kBehind);
+  EXPECT_EQ(queue().entry_count(), 8u);
+  EXPECT_EQ(queue().skipped_key_count(), 0u);
+}
+
 }  // namespace
 }  // namespace tocsin
