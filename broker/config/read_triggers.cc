@@ -154,7 +154,8 @@ void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, cons
   section.Text("was", trigger.spec.was, "its former name: pending deliveries are taken over");
   section.Boolean("paused", trigger.spec.paused, "delivers nothing until resumed");
   section.Unsupported("pattern", "use `filters`");
-  section.Unsupported("from", "a new trigger begins with the events after it; leave it out");
+  section.Choice("from", trigger.spec.from_start, {{"end", false}, {"start", true}},
+                 "where a new trigger begins: with the events after it, or with all stored ones");
   section.Finish();
   if (reader.describing != nullptr) return;
 

@@ -59,6 +59,8 @@ std::string RecordTypeName(std::uint8_t type) {
       return "OutgoingDone";
     case RecordType::kOwnerOpened:
       return "OwnerOpened";
+    case RecordType::kTriggerCatchUp:
+      return "TriggerCatchUp";
   }
   return fmt::format("type {}", type & ~kRecordCriticalBit);
 }

@@ -405,7 +405,12 @@ void Partition::Impl::TellSettled() {
 Offset Partition::Impl::Floor(std::string* pinned_by) const {
   Offset floor = durable_end;
   for (const auto& trigger : state.triggers()) {
-    if (trigger->pending() == 0 || trigger->forgotten) continue;
+    if (trigger->forgotten) continue;
+    if (trigger->catch_up && *trigger->catch_up < floor) {
+      floor = *trigger->catch_up;
+      if (pinned_by != nullptr) *pinned_by = trigger->name;
+    }
+    if (trigger->pending() == 0) continue;
     Offset mine = trigger->floor;
     const auto* runtime = trigger->ordinal.value() < runtimes.size()
                               ? runtimes[trigger->ordinal.value()].get()
@@ -528,6 +533,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   if (now - last_housekeeping >= kHousekeepEvery) Housekeep();
   TellSettled();
   PumpScans();
+  PumpCatchUps();
   Flush();
   ExchangeAndDeliver();
   Flush();  // what expired while it was taken

@@ -152,6 +152,11 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
       const TriggerOrdinal ordinal(static_cast<std::uint32_t>(state.triggers().size()));
       define(TriggerRecord(), spec, ordinal, spec.paused);
       known = state.FindTrigger(ordinal);
+      if (spec.from_start && state.end() > Offset()) {
+        std::string body;
+        EncodeTriggerCatchUp({ordinal, Offset(), false}, body);
+        AddAndApply(RecordType::kTriggerCatchUp, body);
+      }
     } else if (known->detached || known->name != spec.name ||
                known->config_hash != spec.config_hash) {
       define(*known, spec, known->ordinal, known->paused);
@@ -161,6 +166,7 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
   }
   runtimes.resize(state.triggers().size());
   by_number.clear();
+  catching_up.clear();
   for (std::size_t route = 0; route < plan->triggers.size(); ++route) {
     const TriggerOrdinal ordinal = route_ordinals[route];
     std::unique_ptr<Runtime>& runtime = runtimes[ordinal.value()];
@@ -171,6 +177,7 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
     runtime->route = route;
     runtime->number = plan->numbers[route];
     by_number[runtime->number.value()] = ordinal;
+    if (state.FindTrigger(ordinal)->catch_up) catching_up.insert(ordinal.value());
     if (runtime->queue != nullptr) {
       runtime->queue->SetPolicy(plan->triggers[route].policy);
       Touch(*runtime);

@@ -131,6 +131,7 @@ std::string EncodeTrigger(const TriggerRecord& trigger) {
     PutVarint(out, index);
     PutBytes(out, key);
   }
+  if (trigger.catch_up) PutVarint(out, trigger.catch_up->value());
   return out;
 }
 
@@ -180,6 +181,7 @@ bool DecodeTrigger(std::string_view bytes, PartitionId partition, TriggerRecord&
     const std::uint64_t index = reader.U64();
     trigger.redriving[index] = reader.Text();
   }
+  if (reader.More()) trigger.catch_up = Offset(reader.U64());
   return reader.ok();
 }
 

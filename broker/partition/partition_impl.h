@@ -37,6 +37,7 @@ struct Partition::Impl {
     bool scanning = false;
     Offset scan_cursor;
     std::uint64_t scan_number = 0;
+    std::uint64_t catch_up = 0;  // number of the read or append under way; 0: none
     std::optional<Instant> due;  // the queue's next Tick()
   };
 
@@ -87,6 +88,13 @@ struct Partition::Impl {
     TriggerOrdinal trigger;
     // What was read for it: the cache may have let it go again.
     std::vector<std::shared_ptr<const CachedBatch>> batches;
+  };
+
+  // Stored events that a catching-up trigger looks at.
+  struct CatchUpBatch {
+    Offset base;
+    std::shared_ptr<const std::string> body;
+    std::vector<EventSlot> slots;
   };
 
   Impl(const PartitionOptions& options_in, const Ports& ports_in);
@@ -158,6 +166,15 @@ struct Partition::Impl {
   bool SettledInTurn(TriggerOrdinal ordinal, std::uint64_t index);
   void DropRuntimeQueue(Runtime& runtime);
 
+  // --- partition_catch_up.cc ---
+  void PumpCatchUps();
+  void ReadForCatchUp(Runtime& runtime, JournalPosition from);
+  void OnCatchUpRead(Runtime& runtime, absl::StatusOr<ReadResult> result);
+  // Copies what matches of the batch from `next` on and raises it; false: enough for one append.
+  bool CopyMatches(Runtime& runtime, const CatchUpBatch& batch, Offset& next);
+  void FinishCatchUp(Runtime& runtime);
+  void RecordCatchUp(Runtime& runtime, Offset next, bool done);
+
   // --- partition_admin.cc ---
   void Open(absl::AnyInvocable<void(absl::Status)> done);
   void Replay(JournalPosition from);
@@ -213,6 +230,7 @@ struct Partition::Impl {
   absl::flat_hash_map<std::uint64_t, std::uint32_t> leased_hops;  // by offset, only above 0
   std::vector<HeldDead> held_dead;
   std::size_t fetches = 0;
+  std::set<std::uint32_t> catching_up;  // ordinals in the plan
   std::set<std::uint32_t> scan_wanted;  // ordinals that may want one
   std::size_t scans = 0;
   std::uint64_t next_scan = 1;     // never reused: an answer of the disk may come late

@@ -144,6 +144,12 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
       ApplyDetached(detached);
       return absl::OkStatus();
     }
+    case RecordType::kTriggerCatchUp: {
+      TriggerCatchUpRecord catch_up;
+      TOCSIN_RETURN_IF_ERROR(DecodeTriggerCatchUp(record.body, catch_up));
+      ApplyCatchUp(catch_up);
+      return absl::OkStatus();
+    }
     case RecordType::kScheduleSet:
     case RecordType::kScheduleFired:
     case RecordType::kScheduleSkipped: {
@@ -476,10 +482,20 @@ void PartitionState::ApplyDetached(const TriggerDetachedRecord& record) {
   if (trigger->matched > 0) trigger->settled.Add(0, trigger->matched - 1);
   trigger->floor = end_;
   trigger->forgotten = true;
+  trigger->catch_up.reset();
   const auto named = trigger_names_.find(trigger->name);
   if (named != trigger_names_.end() && named->second == trigger->ordinal) {
     trigger_names_.erase(named);
   }
+}
+
+void PartitionState::ApplyCatchUp(const TriggerCatchUpRecord& record) {
+  TriggerRecord* trigger = FindTrigger(record.trigger);
+  if (lenient_ && trigger == nullptr) return;
+  TOCSIN_CHECK(trigger != nullptr, "unknown trigger {} catches up", record.trigger.value());
+  trigger->dirty = true;
+  trigger->catch_up.reset();
+  if (!record.done) trigger->catch_up = record.next;
 }
 
 }  // namespace tocsin

@@ -59,6 +59,9 @@ struct TriggerRecord {
   bool detached = false;
   bool forgotten = false;
   std::int64_t detached_us = 0;
+  // `from: start`, not caught up: the next stored event to look at. Until it is, new events are not
+  // matched either: they are stored events when their turn comes, so that keys keep their order.
+  std::optional<Offset> catch_up;
 
   std::uint64_t matched = 0, acked = 0, dead = 0, dropped = 0, expired = 0;
   SettledSet settled;
@@ -178,6 +181,7 @@ class PartitionState {
   void ApplyLane(const LaneStateRecord& record);
   void ApplyDefined(const TriggerDefinedRecord& record);
   void ApplyDetached(const TriggerDetachedRecord& record);
+  void ApplyCatchUp(const TriggerCatchUpRecord& record);
   LaneRecord& LaneOf(std::string_view source, std::string_view key);
   void TouchTracked(std::uint64_t offset, SettleKind kind);
   void FinishTracked(std::map<std::uint64_t, TrackedEvent>::iterator event);

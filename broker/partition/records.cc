@@ -314,6 +314,20 @@ absl::Status DecodeOutgoing(std::string_view body, OutgoingRecord& record) {
   return fields.ok() ? absl::OkStatus() : Malformed("Outgoing");
 }
 
+void EncodeTriggerCatchUp(const TriggerCatchUpRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutVarint(out, record.next.value());
+  PutVarint(out, record.done ? 1 : 0);
+}
+
+absl::Status DecodeTriggerCatchUp(std::string_view body, TriggerCatchUpRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.next = Offset(fields.U64());
+  record.done = fields.Flag();
+  return fields.ok() ? absl::OkStatus() : Malformed("TriggerCatchUp");
+}
+
 void EncodeOutgoingDone(const OutgoingDoneRecord& record, std::string& out) {
   PutVarint(out, record.home.value());
   PutVarint(out, record.through);

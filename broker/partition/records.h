@@ -126,6 +126,15 @@ struct TriggerDetachedRecord {
 void EncodeTriggerDetached(const TriggerDetachedRecord& record, std::string& out);
 absl::Status DecodeTriggerDetached(std::string_view body, TriggerDetachedRecord& record);
 
+// How far a trigger with `from: start` has looked at the stored events.
+struct TriggerCatchUpRecord {
+  TriggerOrdinal trigger;
+  Offset next;        // everything below was looked at; what matched is in the log as a new run
+  bool done = false;  // from here on its events are matched as they come
+};
+void EncodeTriggerCatchUp(const TriggerCatchUpRecord& record, std::string& out);
+absl::Status DecodeTriggerCatchUp(std::string_view body, TriggerCatchUpRecord& record);
+
 // ScheduleSet, ScheduleFired, ScheduleSkipped: each carries the state after it.
 struct ScheduleRecord {
   std::string_view name;

@@ -292,6 +292,29 @@ TEST_F(BrokerControlTest, ReloadAppliesTheDifferenceAndABadFileChangesNothing) {
   EXPECT_EQ(Books("all").state(), "active");
 }
 
+TEST_F(BrokerControlTest, ATriggerThatIsAddedFromStartGetsTheStoredEventsFirst) {
+  SetConfig(OneTrigger());
+  StartBroker();
+  PublishAll({MakeEvent("a", "t", "k"), MakeEvent("b", "t", "k")});
+  config_ += "  late:\n    function: other\n    from: start\nsources: {}\n";
+  config_.replace(config_.find("work: {}"), 8, "work: {}\n  other: {}");
+  EXPECT_THAT(server_->Reload().errors, IsEmpty());
+  PublishAll({MakeEvent("c", "t", "k")});
+  TestWorker worker(Channel(), "other");
+  std::vector<std::string> order;
+  while (order.size() < 3) {
+    const std::vector<v1::Delivery> deliveries = worker.Take(1);
+    ASSERT_FALSE(deliveries.empty());
+    for (const v1::Delivery& delivery : deliveries) order.push_back(IdOf(delivery));
+    worker.Ack(deliveries);
+  }
+  EXPECT_THAT(order, ElementsAre("a", "b", "c"));
+  EXPECT_TRUE(Eventually([&] { return Books("late").acked() == 3; }));
+  RestartBroker();
+  EXPECT_EQ(Books("late").matched(), 3u);
+  EXPECT_EQ(Books("all").matched(), 3u);
+}
+
 TEST_F(BrokerControlTest, DrainLetsWorkersFinishAndRefusesPublishers) {
   SetConfig(OneTrigger());
   StartBroker();

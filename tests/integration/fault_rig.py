@@ -91,7 +91,7 @@ def eventually(holds, within=WAIT_MAX):
 class Broker:
     """One data directory and the process that serves it, one at a time."""
 
-    def __init__(self, directory, rest="", broker="", shim=False):
+    def __init__(self, directory, rest="", broker="", shim=True):
         self.dir = str(directory)
         self.data = os.path.join(self.dir, "data")
         self.config = os.path.join(self.dir, "t.yaml")
@@ -99,7 +99,8 @@ class Broker:
         self.set_config(rest or one_trigger(), broker)
         self.env = dict(os.environ)
         if shim:
-            self.env.update(LD_PRELOAD=SHIM, TOCSIN_FAULTS=self.faults_path)
+            self.env.update(LD_PRELOAD=SHIM, TOCSIN_FAULTS=self.faults_path,
+                            TOCSIN_SKIP_ZEROS="1")
         self.process = None
         self.log_path = os.path.join(self.dir, "log")
         self.target = ""

@@ -67,7 +67,7 @@ def test_F18_a_repeat_after_a_lost_ack_is_a_duplicate_also_after_a_kill(own):
 
 
 def test_F18_a_repeat_of_an_event_under_way_waits_for_its_first_copy(own, tmp_path):
-    broker = own(shim=True)
+    broker = own()
     broker.faults("hold sync /log/")
     streams = [broker.stream() for _ in range(2)]
     for one in streams:

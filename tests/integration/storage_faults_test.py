@@ -35,7 +35,7 @@ def exhausted(answer):
 
 
 def test_F5_a_nearly_full_disk_refuses_events_and_keeps_the_rest_for_answers(make):
-    broker = make(shim=True, rest=one_trigger("    retry: { attempts: 1 }\n")).start()
+    broker = make(rest=one_trigger("    retry: { attempts: 1 }\n")).start()
     assert broker.accepted(event("a"), event("b"))
     broker.faults("free %d" % (100 * MIB))
     eventually(lambda: "T0314" in broker.log())  # it looks once a second
@@ -63,7 +63,7 @@ def test_F5_a_nearly_full_disk_refuses_events_and_keeps_the_rest_for_answers(mak
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
 def test_F5_no_space_in_a_write_refuses_and_goes_on_by_itself(make, error):
-    broker = make(shim=True).start()
+    broker = make().start()
     assert broker.accepted(event("a"))
     worker = broker.worker()
     first = worker.take()[0]
@@ -86,7 +86,7 @@ def test_F5_no_space_in_a_write_refuses_and_goes_on_by_itself(make, error):
 
 
 def test_F5_no_space_for_a_segment_refuses_and_goes_on_by_itself(make):
-    broker = make(shim=True)
+    broker = make()
     # Room for the first segment of each log; none for those that are made ahead.
     broker.faults("fail allocate ENOSPC / 2")
     broker.start()
@@ -107,7 +107,7 @@ def test_F5_no_space_for_a_segment_refuses_and_goes_on_by_itself(make):
 @pytest.mark.parametrize("fault", ["fail create ENOSPC manifest", "fail write ENOSPC manifest",
                                    "fail allocate ENOSPC /log/", "fail write EDQUOT /log/"])
 def test_F5_no_space_at_the_first_start_is_an_error_that_leaves_no_trace(make, fault):
-    broker = make(shim=True)
+    broker = make()
     broker.faults(fault)
     said = broker.refused()
     assert re.search("No space left|Disk quota exceeded", said), said
@@ -118,7 +118,7 @@ def test_F5_no_space_at_the_first_start_is_an_error_that_leaves_no_trace(make, f
 
 
 def test_F4_after_a_failed_sync_the_process_ends_and_a_restart_serves_the_prefix(make):
-    broker = make(shim=True).start()
+    broker = make().start()
     assert broker.accepted(event("a"))
     broker.faults("fail sync EIO /log/")
     try:
@@ -136,7 +136,7 @@ def test_F4_after_a_failed_sync_the_process_ends_and_a_restart_serves_the_prefix
 
 
 def test_durability_written_answers_before_the_sync_and_a_kill_loses_nothing(make):
-    broker = make(shim=True, broker="  durability: written\n").start()
+    broker = make(broker="  durability: written\n").start()
     told = broker.run("publish", "--json", "-", "-o", "json", data=json.dumps(
         {"specversion": "1.0", "id": "a", "source": "/test", "type": "t"}).encode())
     assert json.loads(told.stdout)["durability"] == "written", told
@@ -151,7 +151,7 @@ def test_durability_written_answers_before_the_sync_and_a_kill_loses_nothing(mak
 
 
 def test_durability_durable_answers_after_the_sync(make):
-    broker = make(shim=True).start()
+    broker = make().start()
     assert broker.publish(event("a")).durability == 2
     broker.faults("hold sync /log/")
     stream = broker.stream()
@@ -164,7 +164,7 @@ def test_durability_durable_answers_after_the_sync(make):
 
 
 def test_F7_a_flipped_bit_in_a_closed_segment_costs_one_batch_and_is_reported(make):
-    broker = make().start()
+    broker = make(shim=False).start()
     count = 66  # of 1 MiB each: more than one segment
     for i in range(count):
         assert broker.accepted(event("e%d" % i, data="x" * (MIB - 1000)))

@@ -28,6 +28,7 @@ struct TriggerPlan {
   bool park = false;
   std::uint32_t concurrency = 0;
   Order order = Order::kKey;
+  bool from_start = false;  // not there at first; given every stored event when it comes
 };
 
 const std::vector<TriggerPlan>& Plans() {
@@ -35,6 +36,7 @@ const std::vector<TriggerPlan>& Plans() {
       {"all", false, 0, Order::kKey},
       {"park", true, 0, Order::kKey},
       {"some", false, 2, Order::kNone},
+      {"late", false, 0, Order::kKey, true},
   };
   return plans;
 }
@@ -238,6 +240,7 @@ std::shared_ptr<RoutePlan> Sim::MakePlan() {
     trigger.policy.function = spec.name;
     trigger.policy.concurrency = spec.concurrency;
     trigger.policy.order = spec.order;
+    trigger.from_start = spec.from_start;
     trigger.policy.timeout = std::chrono::seconds(5);
     trigger.policy.retry.attempts_max = kAttempts;
     trigger.policy.retry.backoff = std::chrono::milliseconds(200);
@@ -523,6 +526,9 @@ BrokerSimResult Sim::Run() {
   letters_ = Chance(50);
   pauses_ = Chance(50);
   keys_ = 1 + random_.Below(8);
+  for (const TriggerPlan& spec : Plans()) {
+    if (spec.from_start) detached_.insert(spec.name);
+  }
   Start();
   for (std::uint32_t step = 0; step < options_.steps && result_.failure.empty(); ++step) {
     const std::uint64_t choice = random_.Below(100);

@@ -4,8 +4,9 @@
 // Fault model: the broker crashes at any step (appends that are not durable are lost, also in the
 // middle of recovery); appends are held back or refused for want of space; workers die with or
 // without having started, answer late, twice, for unknown handles, or never; functions fail,
-// reject, drop, emit; triggers are reloaded, detached and put back, paused; keys are hot, poisoned
-// or parked. Classes of events are switched off at random per run (swarm testing).
+// reject, drop, emit; triggers are reloaded, detached and put back, added with `from: start`,
+// paused; keys are hot, poisoned or parked. Classes of events are switched off at random per run
+// (swarm testing).
 //
 // Checked at every step: one lease per (trigger, key); per key the first leases follow the
 // journal's order within an epoch; nothing leased before it was durable; books balance. After

@@ -106,6 +106,7 @@ TEST(ConfigErrorsTest, ValuesOutOfRangeAreRefused) {
                      "`order` takes `key`, `partition` or `none`, not `keys`; did "
                      "you mean `key`?");
   ExpectError("broker: { event_bytes_max: 4MiB }\n", "a size from 64KiB to 3MiB");
+  ExpectTriggerError("from: begin", "`from` takes `end` or `start`, not `begin`");
   ExpectError("version: 2\n", "`version`");
   ExpectError("broker: { listen: here }\n", "host:port");
 }
@@ -149,7 +150,6 @@ TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
   ExpectError("functions: { f: { exec: { command: [x] } } }\n", "`tocsin work f -- COMMAND`");
   ExpectError("functions: { f: { run: { command: [x] } } }\n", "not supported by this version");
   ExpectTriggerError("pattern: { data: {} }", "`pattern` is not supported by this version");
-  ExpectTriggerError("from: start", "`from` is not supported by this version");
   ExpectTriggerError("filters: [ { cesql: x } ]", "`cesql` is not supported by this version");
   ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: allow } } }\n",
               "`overlap` is not supported");

@@ -73,6 +73,8 @@ TEST(PartitionFaultsTest, F5OnANearlyFullDiskEventsAreRefusedAndEverythingElseGo
 TEST(PartitionFaultsTest, F5AnAnswerThatRidesWithARefusedEventIsDurableOnTheFullDisk) {
   PartitionRig rig;
   rig.journal_options.reserve_bytes = kReserve;
+  rig.journal_options.segment_bytes = 512 * 1024;
+  rig.journal_options.batch_bytes_max = 256 * 1024;  // so that both fit in one batch
   ASSERT_TRUE(rig.Start().ok());
   ASSERT_TRUE(rig.Publish("a", "a").ok());
   rig.Attach();
@@ -87,6 +89,7 @@ TEST(PartitionFaultsTest, F5AnAnswerThatRidesWithARefusedEventIsDurableOnTheFull
   rig.Run();
   ASSERT_TRUE(refused.has_value());
   EXPECT_EQ(refused->status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(acked) << "not in the batch that was refused";
   rig.Advance(kASecond);
   EXPECT_TRUE(acked) << "the answer waits behind an event that has no room";
   // What was refused may be there all the same: sent again it is a duplicate, never a second copy.
