@@ -34,16 +34,20 @@ PublishStream::PublishStream(PublishService& service, grpc::CallbackServerContex
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PublishStream::Begin() {
   auto* reactor = new Reactor(shared_from_this());
-  MutexLock lock(mutex_);
-  reactor_ = reactor;
+  {
+    MutexLock lock(mutex_);
+    reactor_ = reactor;
+  }
   Advance();
   return reactor;
 }
 
 void PublishStream::EndAfterAnswers(const grpc::Status& status) {
-  MutexLock lock(mutex_);
-  if (end_) return;
-  end_ = status;
+  {
+    MutexLock lock(mutex_);
+    if (end_) return;
+    end_ = status;
+  }
   Advance();
 }
 
@@ -57,8 +61,8 @@ void PublishStream::Reauthorize() {
   if (!allowed.ok()) EndAfterAnswers(ToGrpcStatus(allowed));
 }
 
-void PublishStream::Advance() {
-  if (reactor_ == nullptr || finished_) return;
+PublishStream::Step PublishStream::NextStep() {
+  if (reactor_ == nullptr || finished_) return Step::kNone;
   if (!broken_ && !write_in_flight_ && !slots_.empty() && slots_.front().response) {
     write_buffer_ = TakeByteBuffer(std::move(*slots_.front().response));
     bytes_under_way_ -= slots_.front().bytes;
@@ -66,27 +70,62 @@ void PublishStream::Advance() {
     slots_.pop_front();
     ++front_ticket_;
     write_in_flight_ = true;
-    reactor_->StartWrite(&write_buffer_);
+    return !slots_.empty() && slots_.front().response ? Step::kWriteAhead : Step::kWrite;
   }
   if (end_) {
-    if (write_in_flight_ || (!broken_ && !slots_.empty())) return;
+    if (starting_ > 0 || write_in_flight_ || (!broken_ && !slots_.empty())) return Step::kNone;
     finished_ = true;
-    reactor_->Finish(*end_);
-    return;
+    return Step::kFinish;
   }
   if (!reading_ && bytes_under_way_ < service_.options_.stream_bytes_max &&
       slots_.size() < service_.options_.stream_requests_max) {
     reading_ = true;
-    reactor_->StartRead(&read_buffer_);
+    return Step::kRead;
+  }
+  return Step::kNone;
+}
+
+// gRPC may well write to the socket inside StartWrite(): whoever has an answer meanwhile, the
+// committer above all, must not wait for that.
+void PublishStream::Advance() {
+  const std::shared_ptr<PublishStream> self = shared_from_this();
+  bool started = false;
+  while (true) {
+    Step step = Step::kNone;
+    Reactor* reactor = nullptr;
+    grpc::Status status;
+    {
+      MutexLock lock(mutex_);
+      if (started) --starting_;
+      step = NextStep();
+      if (step == Step::kNone) return;
+      reactor = reactor_;
+      if (step == Step::kFinish) status = *end_;
+      started = step != Step::kFinish;
+      if (started) ++starting_;
+    }
+    switch (step) {
+      case Step::kWrite:
+        reactor->StartWrite(&write_buffer_);
+        break;
+      case Step::kWriteAhead:  // more follow: one packet for all
+        reactor->StartWrite(&write_buffer_, grpc::WriteOptions().set_buffer_hint());
+        break;
+      case Step::kRead:
+        reactor->StartRead(&read_buffer_);
+        break;
+      case Step::kFinish:
+        reactor->Finish(status);
+        return;
+      case Step::kNone:
+        return;
+    }
   }
 }
 
 void PublishStream::OnRead(bool ok) {
   if (!ok) {
-    MutexLock lock(mutex_);
-    reading_ = false;
-    if (!end_) end_ = grpc::Status::OK;  // half-closed: answer the rest
-    Advance();
+    EndReading(grpc::Status::OK);  // half-closed: answer the rest
     return;
   }
   FlatBytes flat;
@@ -98,26 +137,26 @@ void PublishStream::OnRead(bool ok) {
   read_buffer_.Clear();
   if (!decoded.ok()) {
     service_.engine_.counters().malformed.fetch_add(1, std::memory_order_relaxed);
-    MutexLock lock(mutex_);
-    reading_ = false;
-    if (!end_) end_ = ToGrpcStatus(decoded);
-    Advance();
+    EndReading(ToGrpcStatus(decoded));
     return;
   }
   std::uint64_t ticket = 0;
+  bool taken = false;
   {
     MutexLock lock(mutex_);
-    if (end_) {
-      // Not taken: the stream ended first, and its status tells the client so.
-      reading_ = false;
-      Advance();
-      return;
-    }
+    taken = !end_;
     ticket = front_ticket_ + slots_.size();
-    slots_.push_back({.response = std::nullopt,
-                      .bytes = flat.bytes().size(),
-                      .begun = service_.clock_.Monotonic()});
-    bytes_under_way_ += flat.bytes().size();
+    if (taken) {
+      slots_.push_back({.response = std::nullopt,
+                        .bytes = flat.bytes().size(),
+                        .begun = service_.clock_.Monotonic()});
+      bytes_under_way_ += flat.bytes().size();
+    }
+  }
+  if (!taken) {
+    // The stream ended first, and its status tells the client so.
+    EndReading(grpc::Status::OK);
+    return;
   }
   service_.engine_.Run(flat.keep_alive(), frame, with_places_, order_,
                        [self = shared_from_this(), ticket](const PublishAnswer& answer) {
@@ -125,32 +164,50 @@ void PublishStream::OnRead(bool ok) {
                        });
   // The next request is read only after this one was handed on: a stream's requests reach a
   // partition in order.
-  MutexLock lock(mutex_);
-  reading_ = false;
+  {
+    MutexLock lock(mutex_);
+    reading_ = false;
+  }
+  Advance();
+}
+
+void PublishStream::EndReading(const grpc::Status& status) {
+  {
+    MutexLock lock(mutex_);
+    reading_ = false;
+    if (!end_) end_ = status;
+  }
   Advance();
 }
 
 void PublishStream::OnAnswer(std::uint64_t ticket, std::string response) {
-  MutexLock lock(mutex_);
-  slots_[ticket - front_ticket_].response = std::move(response);
+  {
+    MutexLock lock(mutex_);
+    slots_[ticket - front_ticket_].response = std::move(response);
+    if (ticket != front_ticket_ || write_in_flight_) return;
+  }
   Advance();
 }
 
 void PublishStream::OnWritten(bool ok) {
-  MutexLock lock(mutex_);
-  write_in_flight_ = false;
-  write_buffer_.Clear();
-  if (!ok) {
-    broken_ = true;
-    if (!end_) end_ = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the connection broke");
+  {
+    MutexLock lock(mutex_);
+    write_in_flight_ = false;
+    write_buffer_.Clear();
+    if (!ok) {
+      broken_ = true;
+      if (!end_) end_ = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the connection broke");
+    }
   }
   Advance();
 }
 
 void PublishStream::OnCancel() {
-  MutexLock lock(mutex_);
-  broken_ = true;
-  if (!end_) end_ = grpc::Status(grpc::StatusCode::CANCELLED, "the connection was closed");
+  {
+    MutexLock lock(mutex_);
+    broken_ = true;
+    if (!end_) end_ = grpc::Status(grpc::StatusCode::CANCELLED, "the connection was closed");
+  }
   Advance();
 }
 

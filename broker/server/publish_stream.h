@@ -39,7 +39,11 @@ class PublishStream final : public std::enable_shared_from_this<PublishStream> {
   void OnCancel();
   void OnDone();
   void OnAnswer(std::uint64_t ticket, std::string response);
-  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndReading(const grpc::Status& status);
+  // Does what is to be done next, until nothing is; the mutex is not held while gRPC does it.
+  enum class Step : std::uint8_t { kNone, kWrite, kWriteAhead, kRead, kFinish };
+  void Advance();
+  Step NextStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   struct Slot {
     std::optional<std::string> response;
@@ -63,11 +67,13 @@ class PublishStream final : public std::enable_shared_from_this<PublishStream> {
   std::uint64_t front_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   std::size_t bytes_under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  int starting_ ABSL_GUARDED_BY(mutex_) = 0;  // threads that are starting a read or write
   bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody listens: no answer is waited for
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
-  grpc::ByteBuffer write_buffer_ ABSL_GUARDED_BY(mutex_);
+  // Of the one write in flight; touched by nobody while it is.
+  grpc::ByteBuffer write_buffer_;
 };
 
 }  // namespace tocsin
