@@ -25,28 +25,6 @@ Result FromException(const std::exception_ptr& exception) {
   }
 }
 
-// How many bytes the UTF-8 character at the front has; 0: it is not one.
-std::size_t CharacterBytes(std::string_view text) {
-  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  const std::size_t size = lead < 0x80                   ? 1
-                           : lead >= 0xc2 && lead < 0xe0 ? 2
-                           : lead >= 0xe0 && lead < 0xf0 ? 3
-                           : lead >= 0xf0 && lead < 0xf5 ? 4
-                                                         : 0;
-  if (size == 0 || size > text.size()) {
-    return 0;
-  }
-  for (std::size_t i = 1; i < size; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) {
-      return 0;
-    }
-  }
-  const bool bad_second = (lead == 0xe0 && byte(1) < 0xa0) || (lead == 0xed && byte(1) > 0x9f) ||
-                          (lead == 0xf0 && byte(1) < 0x90) || (lead == 0xf4 && byte(1) > 0x8f);
-  return size > 1 && bad_second ? 0 : size;
-}
-
 // Sorted handles to inclusive ranges.
 void AddRanges(std::vector<std::uint64_t>& handles, ::tocsin::v1::Answers* answers) {
   if (!std::is_sorted(handles.begin(), handles.end())) std::sort(handles.begin(), handles.end());
@@ -101,21 +79,6 @@ void AddRanges(std::vector<std::uint64_t>& handles, ::tocsin::v1::Answers* answe
 }
 
 }  // namespace
-
-std::string CleanText(std::string_view text) {
-  constexpr std::size_t kBytesMax = 4096;
-  std::string clean;
-  while (!text.empty() && clean.size() < kBytesMax) {
-    const std::size_t size = CharacterBytes(text);
-    if (size == 0) {
-      clean += '?';
-    } else {
-      clean += text.substr(0, size);
-    }
-    text.remove_prefix(std::max<std::size_t>(size, 1));
-  }
-  return clean;
-}
 
 Engine::Engine(std::string name, WorkerOptions options)
     : name_(std::move(name)), options_([&options] {
@@ -182,12 +145,13 @@ void Engine::StopThreads() {
   threads_.clear();
 }
 
-void Engine::BeginSession(std::function<void()> wake) {
+void Engine::BeginSession(std::function<void()> wake, std::function<void()> send) {
   const std::lock_guard lock(mutex_);
   ++session_;
   connected_ = true;
   draining_ = false;
   wake_ = std::move(wake);
+  send_ = std::make_shared<const std::function<void()>>(std::move(send));
   last_handle_ = 0;
   started_reported_ = 0;
   function_of_.clear();
@@ -198,6 +162,7 @@ void Engine::EndSession() {
   const std::lock_guard lock(mutex_);
   connected_ = false;
   wake_ = nullptr;
+  send_ = nullptr;
   for (const auto& function : functions_) {
     function->waiting.clear();
   }
@@ -481,8 +446,14 @@ void Engine::ThreadMain() {
     for (std::size_t i = 0; i < work.running.size(); ++i) {
       FinishLocked(*work.running[i], work.results.empty() ? nullptr : &work.results[i]);
     }
-    WakeWriterLocked();  // also if nothing is to be sent: a drain may be waiting for it
+    std::shared_ptr<const std::function<void()>> send;
+    if (function->waiting.empty()) {
+      send = send_;
+    } else {
+      WakeWriterLocked();
+    }
     lock.unlock();
+    if (send != nullptr) (*send)();  // also if there is nothing: a drain may be waiting for it
     // Frees frames and what handlers left behind without the mutex.
     for (const std::unique_ptr<Running>& running : work.running) {
       running->delivery.frame.reset();

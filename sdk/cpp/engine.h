@@ -82,8 +82,10 @@ class Engine {
   void StopThreads();  // after what runs has returned
 
   // A new session; `wake` is called (under the mutex: it must only notify) when there is something
-  // to send after there was nothing.
-  void BeginSession(std::function<void()> wake);
+  // to send after there was nothing. `send` is called without the mutex by a handler's thread when
+  // there is something to send and nothing else waits: it may send at once, which saves waking
+  // another thread. It may be called once more after EndSession().
+  void BeginSession(std::function<void()> wake, std::function<void()> send);
   void EndSession();
 
   // Takes a frame's deliveries in. Does not let the threads know yet: LetRun does.
@@ -149,6 +151,7 @@ class Engine {
   std::mutex mutex_;
   std::condition_variable threads_wake_;
   std::function<void()> wake_;
+  std::shared_ptr<const std::function<void()>> send_;
   std::uint64_t session_ = 0;
   bool connected_ = false;
   bool draining_ = false;

@@ -5,12 +5,12 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <thread>
 
+#include "sdk/cpp/request_batch.h"
 #include "tocsin/v1/publish.grpc.pb.h"
 
 namespace tocsin::sdk {
@@ -23,17 +23,7 @@ constexpr milliseconds kRoomHintDefault{100};
 constexpr milliseconds kRoomHintMax{10'000};
 constexpr std::size_t kSpareMax = 4;
 
-void AddVarint(std::uint64_t value, std::string* out) {
-  while (value >= 0x80) {
-    out->push_back(static_cast<char>(value | 0x80));
-    value >>= 7;
-  }
-  out->push_back(static_cast<char>(value));
-}
-
-// Fields of PublishRequest: the events are encoded already and are not decoded to be encoded again.
-constexpr char kSequenceTag = 1 << 3;
-constexpr char kEventsTag = (2 << 3) | 2;
+constexpr char kSequenceTag = 1 << 3;  // of PublishRequest
 constexpr char kFromRefusedTag = 3 << 3;
 
 bool IsFatal(grpc::StatusCode code) {
@@ -46,23 +36,6 @@ bool IsRetried(std::int32_t code) {
   return code == static_cast<std::int32_t>(grpc::StatusCode::RESOURCE_EXHAUSTED) ||
          code == static_cast<std::int32_t>(grpc::StatusCode::UNAVAILABLE) ||
          code == static_cast<std::int32_t>(grpc::StatusCode::ABORTED);
-}
-
-// How many bytes of a field are the event's own.
-std::size_t EventBytes(std::string_view field) {
-  std::size_t header = 1;
-  while ((field[header] & 0x80) != 0) ++header;
-  return field.size() - header - 1;
-}
-
-std::size_t EventBytes(std::string_view fields, const std::vector<std::uint32_t>& ends) {
-  std::size_t bytes = 0;
-  std::size_t begin = 0;
-  for (const std::uint32_t end : ends) {
-    bytes += EventBytes(fields.substr(begin, end - begin));
-    begin = end;
-  }
-  return bytes;
 }
 
 }  // namespace
@@ -87,28 +60,12 @@ class Publisher::Impl {
  private:
   class Stream;
   using Lock = std::unique_lock<std::mutex>;
-
-  // Events as fields of a PublishRequest, one after the other. The bytes are shared with gRPC,
-  // which may hold them until after the answer.
-  struct Batch {
-    std::uint64_t sequence = 0;
-    std::shared_ptr<std::string> bytes;
-    std::vector<std::uint32_t> ends;  // of the events in `bytes`
-    std::vector<PublishDone> dones;   // parallel
-
-    std::size_t size() const { return ends.size(); }
-    std::string_view Field(std::size_t i) const {
-      const std::size_t begin = i == 0 ? 0 : ends[i - 1];
-      return std::string_view(*bytes).substr(begin, ends[i] - begin);
-    }
-  };
+  using Batch = internal::RequestBatch;
 
   void Main();
   grpc::Status Serve(Lock& lock);
-  void Append(std::string_view encoded, PublishDone done);
-  void AppendField(std::deque<Batch>& batches, std::string_view field, PublishDone done);
-  Batch NewBatch();
-  static bool OwnsBytes(const Batch& batch);
+  // The one that takes `bytes` more: the last of `batches`, or a new one.
+  Batch& BatchFor(std::deque<Batch>& batches, std::size_t bytes);
   void Recycle(Batch batch);
   // Starts the next write if there is one to start; gives the lock up while it does.
   void Pump(Lock& lock);
@@ -168,13 +125,13 @@ class Publisher::Impl::Stream final
     StartRead(&response_);
     StartCall();
   }
-  void Write(std::string header, const std::shared_ptr<std::string>& bytes) {
+  void Write(std::string header, const std::shared_ptr<const std::string>& bytes) {
     const grpc::Slice slices[2] = {
         grpc::Slice(header),
         grpc::Slice(
-            bytes->data(), bytes->size(),
-            [](void* held) { delete static_cast<std::shared_ptr<std::string>*>(held); },
-            new std::shared_ptr<std::string>(bytes))};
+            const_cast<char*>(bytes->data()), bytes->size(),
+            [](void* held) { delete static_cast<std::shared_ptr<const std::string>*>(held); },
+            new std::shared_ptr<const std::string>(bytes))};
     written_ = grpc::ByteBuffer(slices, 2);
     StartWrite(&written_);
   }
@@ -193,59 +150,23 @@ class Publisher::Impl::Stream final
   grpc::ByteBuffer written_;
 };
 
-Publisher::Impl::Batch Publisher::Impl::NewBatch() {
-  if (spare_.empty()) {
-    Batch batch;
-    batch.bytes = std::make_shared<std::string>();
-    return batch;
+Publisher::Impl::Batch& Publisher::Impl::BatchFor(std::deque<Batch>& batches, std::size_t bytes) {
+  if (!batches.empty() && batches.back().size() < options_.batch_events_max &&
+      batches.back().bytes().size() + bytes <= options_.batch_bytes_max) {
+    return batches.back();
   }
-  Batch batch = std::move(spare_.back());
+  if (spare_.empty()) {
+    return batches.emplace_back();
+  }
+  batches.push_back(std::move(spare_.back()));
   spare_.pop_back();
-  return batch;
-}
-
-// False while gRPC may still read them.
-bool Publisher::Impl::OwnsBytes(const Batch& batch) {
-  if (batch.bytes.use_count() != 1) return false;
-  std::atomic_thread_fence(std::memory_order_acquire);
-  return true;
+  return batches.back();
 }
 
 void Publisher::Impl::Recycle(Batch batch) {
   if (spare_.size() >= kSpareMax) return;
-  if (!OwnsBytes(batch) || batch.bytes->capacity() > 2 * options_.batch_bytes_max) {
-    batch.bytes = std::make_shared<std::string>();
-  }
-  batch.bytes->clear();
-  batch.ends.clear();
-  batch.dones.clear();
+  batch.Clear(2 * options_.batch_bytes_max);
   spare_.push_back(std::move(batch));
-}
-
-void Publisher::Impl::Append(std::string_view encoded, PublishDone done) {
-  if (queue_.empty() || queue_.back().size() >= options_.batch_events_max ||
-      queue_.back().bytes->size() + encoded.size() > options_.batch_bytes_max) {
-    queue_.push_back(NewBatch());
-  }
-  Batch& batch = queue_.back();
-  batch.bytes->push_back(kEventsTag);
-  AddVarint(encoded.size(), batch.bytes.get());
-  batch.bytes->append(encoded);
-  batch.ends.push_back(static_cast<std::uint32_t>(batch.bytes->size()));
-  batch.dones.push_back(std::move(done));
-}
-
-// An event that is a field already.
-void Publisher::Impl::AppendField(std::deque<Batch>& batches, std::string_view field,
-                                  PublishDone done) {
-  if (batches.empty() || batches.back().size() >= options_.batch_events_max ||
-      batches.back().bytes->size() + field.size() > options_.batch_bytes_max) {
-    batches.push_back(NewBatch());
-  }
-  Batch& batch = batches.back();
-  batch.bytes->append(field);
-  batch.ends.push_back(static_cast<std::uint32_t>(batch.bytes->size()));
-  batch.dones.push_back(std::move(done));
 }
 
 void Publisher::Impl::Publish(std::string_view encoded, PublishDone done) {
@@ -263,7 +184,7 @@ void Publisher::Impl::Publish(std::string_view encoded, PublishDone done) {
   }
   ++unanswered_events_;
   unanswered_bytes_ += encoded.size();
-  Append(encoded, std::move(done));
+  BatchFor(queue_, encoded.size()).Add(encoded, std::move(done));
   if (stream_ != nullptr) {
     Pump(lock);
   } else if (queue_.size() == 1 && queue_.front().size() == 1) {
@@ -281,16 +202,16 @@ void Publisher::Impl::Pump(Lock& lock) {
   Batch& batch = in_flight_.back();
   batch.sequence = next_sequence_++;
   std::string header(1, kSequenceTag);
-  AddVarint(batch.sequence, &header);
+  internal::AddVarint(batch.sequence, &header);
   if (resend_) {
     header.push_back(kFromRefusedTag);
-    AddVarint(1, &header);
+    internal::AddVarint(1, &header);
     resend_ = false;
   }
   writing_ = true;
   starting_ = true;
   // Held here too: the answer may come before gRPC is done with starting.
-  const std::shared_ptr<std::string> bytes = batch.bytes;
+  const std::shared_ptr<const std::string> bytes = batch.Share();
   Stream* stream = stream_;
   lock.unlock();
   stream->Write(std::move(header), bytes);
@@ -356,15 +277,14 @@ void Publisher::Impl::Main() {
       lock.unlock();
       for (Batch& batch : unanswered) {
         events += batch.size();
-        bytes += EventBytes(*batch.bytes, batch.ends);
+        bytes += batch.EventBytes();
         Finish(batch, poisoned);
       }
       lock.lock();
       CountFinished(lock, events, bytes);
     } else {
       for (Batch& batch : unanswered) {
-        // More may be added to it.
-        if (!OwnsBytes(batch)) batch.bytes = std::make_shared<std::string>(*batch.bytes);
+        batch.Own();  // more may be added to it
         again.push_back(std::move(batch));
       }
       RequeueLocked(std::move(again));
@@ -402,7 +322,7 @@ void Publisher::Impl::FailAll(Lock& lock, const absl::Status& status) {
   lock.unlock();
   for (Batch& batch : failed) {
     events += batch.size();
-    bytes += EventBytes(*batch.bytes, batch.ends);
+    bytes += batch.EventBytes();
     Finish(batch, result);
   }
   lock.lock();
@@ -477,7 +397,7 @@ bool Publisher::Impl::OnResponse(const pb::PublishResponse& response) {
   }
   static const PublishResult stored;
   const std::size_t events = batch.size();
-  const std::size_t bytes = EventBytes(*batch.bytes, batch.ends);
+  const std::size_t bytes = batch.EventBytes();
   Finish(batch, stored);
   Lock lock(mutex_);
   Recycle(std::move(batch));
@@ -525,7 +445,10 @@ void Publisher::Impl::OnExceptions(Batch& batch, const pb::PublishResponse& resp
     }
     room_hint_ = std::clamp(hint, room_hint_, kRoomHintMax);
     for (std::size_t i = 0; i < results.size(); ++i) {
-      if (again[i]) AppendField(refused_, batch.Field(i), std::move(batch.dones[i]));
+      if (again[i]) {
+        BatchFor(refused_, batch.Field(i).size())
+            .AddField(batch.Field(i), std::move(batch.done(i)));
+      }
     }
   }
   std::size_t events = 0;
@@ -533,16 +456,16 @@ void Publisher::Impl::OnExceptions(Batch& batch, const pb::PublishResponse& resp
   for (std::size_t i = 0; i < results.size(); ++i) {
     if (again[i]) continue;
     ++events;
-    bytes += EventBytes(batch.Field(i));
-    if (batch.dones[i]) batch.dones[i](results[i]);
+    bytes += batch.EventBytes(i);
+    if (batch.done(i)) batch.done(i)(results[i]);
   }
   Lock lock(mutex_);
   CountFinished(lock, events, bytes);
 }
 
 void Publisher::Impl::Finish(Batch& batch, const PublishResult& result) {
-  for (PublishDone& done : batch.dones) {
-    if (done) done(result);
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (batch.done(i)) batch.done(i)(result);
   }
 }
 

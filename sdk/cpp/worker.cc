@@ -107,7 +107,8 @@ class Worker::Loop {
   struct Session {
     grpc::ClientContext context;
     std::unique_ptr<Stream> stream;
-    std::mutex write_mutex;  // the stream takes one write at a time
+    std::mutex write_mutex;    // the stream takes one write at a time; and in the order of taking
+    bool writes_over = false;  // guarded by write_mutex
 
     std::mutex mutex;
     std::condition_variable wake;
@@ -127,11 +128,15 @@ class Worker::Loop {
     }
   };
 
-  grpc::Status Serve(Session& session);
+  grpc::Status Serve(const std::shared_ptr<Session>& shared);
   bool OnFrame(Session& session, const grpc::ByteBuffer& bytes);
   void OnDeliveries(Session& session);
   void WriterMain(Session& session);
   bool WriteFrame(Session& session, const pb::WorkerFrame& frame);
+  // Takes what is to be answered and writes it. nullopt: nothing; false: the call is over.
+  std::optional<bool> WriteAnswers(Session& session, std::unique_lock<std::mutex>& write_lock,
+                                   pb::WorkerFrame& frame);
+  void SendNow(Session& session);
   void Log(std::string_view line) { engine_.log()(line); }
 
   internal::Engine& engine_;
@@ -185,10 +190,11 @@ int Worker::Loop::Run() {
   channel_ = NewChannel(connection);
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    Session session;
+    const auto shared = std::make_shared<Session>();
+    Session& session = *shared;
     session_ = &session;
     lock.unlock();
-    const grpc::Status status = Serve(session);
+    const grpc::Status status = Serve(shared);
     lock.lock();
     session_ = nullptr;
     if (stopping_) {
@@ -213,7 +219,8 @@ int Worker::Loop::Run() {
   return aborted ? 1 : 0;
 }
 
-grpc::Status Worker::Loop::Serve(Session& session) {
+grpc::Status Worker::Loop::Serve(const std::shared_ptr<Session>& shared) {
+  Session& session = *shared;
   const WorkerOptions& options = engine_.options();
   Authorize(options.connection, session.context);
   static constexpr char kMethod[] = "/tocsin.v1.Worker/Attach";
@@ -234,7 +241,10 @@ grpc::Status Worker::Loop::Serve(Session& session) {
   }
   hello.mutable_credit()->set_events(engine_.CreditEvents());
   hello.mutable_credit()->set_bytes(options.credit_bytes);
-  engine_.BeginSession([&session] { session.Wake(); });
+  engine_.BeginSession([&session] { session.Wake(); },
+                       [this, weak = std::weak_ptr(shared)] {
+                         if (const auto held = weak.lock()) SendNow(*held);
+                       });
   session.stream->Write(frame);
   std::thread writer([this, &session] { WriterMain(session); });
 
@@ -250,7 +260,34 @@ grpc::Status Worker::Loop::Serve(Session& session) {
   engine_.EndSession();
   // The call is over, so a writer that waits for flow control comes free.
   writer.join();
+  {
+    const std::lock_guard lock(session.write_mutex);
+    session.writes_over = true;
+  }
   return session.stream->Finish();
+}
+
+// On a handler's thread, when nothing else waits.
+void Worker::Loop::SendNow(Session& session) {
+  bool leaving = false;
+  {
+    const std::lock_guard lock(session.mutex);
+    leaving = session.leaving || session.over;
+  }
+  std::unique_lock lock(session.write_mutex, std::try_to_lock);
+  pb::WorkerFrame frame;
+  if (leaving || !lock.owns_lock() || session.writes_over ||
+      !WriteAnswers(session, lock, frame).value_or(true) || engine_.HasAnswers()) {
+    session.Wake();  // the writer's business
+  }
+}
+
+std::optional<bool> Worker::Loop::WriteAnswers(Session& session, std::unique_lock<std::mutex>&,
+                                               pb::WorkerFrame& frame) {
+  if (!engine_.TakeAnswers(frame.mutable_answers())) {
+    return std::nullopt;
+  }
+  return session.stream->Write(frame);
 }
 
 bool Worker::Loop::OnFrame(Session& session, const grpc::ByteBuffer& bytes) {
@@ -369,8 +406,13 @@ void Worker::Loop::WriterMain(Session& session) {
       continue;
     }
     frame.Clear();
-    if (engine_.TakeAnswers(frame.mutable_answers())) {
-      if (!WriteFrame(session, frame)) {
+    std::optional<bool> answered;
+    {
+      std::unique_lock lock(session.write_mutex);
+      answered = WriteAnswers(session, lock, frame);
+    }
+    if (answered.has_value()) {
+      if (!*answered) {
         return;
       }
       heartbeat_due = now + heartbeat;
@@ -394,6 +436,7 @@ void Worker::Loop::WriterMain(Session& session) {
     }
     if (left && engine_.Idle()) {
       const std::lock_guard lock(session.write_mutex);
+      session.writes_over = true;
       session.stream->WritesDone();
       done_writing = true;
       goodbye_due = now + kGoodbyeWait;
