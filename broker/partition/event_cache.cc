@@ -5,19 +5,27 @@
 #include "broker/journal/record.h"
 
 namespace tocsin {
+namespace {
+
+// What it takes in memory: a body that grew piece by piece has room to spare.
+std::size_t BytesOf(const CachedBatch& batch) {
+  return batch.body->capacity() + batch.events.capacity() * sizeof(EventSlot);
+}
+
+}  // namespace
 
 std::shared_ptr<const CachedBatch> EventCache::Add(CachedBatch batch) {
   const auto found = batches_.find(batch.base);
   if (found != batches_.end()) return found->second;
   const Offset base = batch.base;
-  bytes_ += batch.body->size() + batch.events.size() * sizeof(EventSlot);
+  bytes_ += BytesOf(batch);
   auto shared = std::make_shared<const CachedBatch>(std::move(batch));
   batches_.emplace(base, shared);
   order_.push_back(base);
   while (bytes_ > bytes_max_ && order_.size() > 1) {
     const auto oldest = batches_.find(order_.front());
     order_.pop_front();
-    bytes_ -= oldest->second->body->size() + oldest->second->events.size() * sizeof(EventSlot);
+    bytes_ -= BytesOf(*oldest->second);
     batches_.erase(oldest);
   }
   return shared;
