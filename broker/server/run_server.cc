@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -16,9 +17,23 @@ namespace {
 // A signal of our own to the waiting thread: the journal failed.
 constexpr int kFatalSignal = SIGUSR1;
 
+// Memory is bounded by what is held, not by what was held once in some thread: by itself the C
+// library keeps eight arenas per core, and what is free in one is of no use to the others. The
+// large buffers (bodies of batches, pages of checkpoints) go straight back to the system.
+constexpr int kArenasMax = 4;
+constexpr int kMappedFromBytes = 1 << 20;
+constexpr int kKeptFreeBytes = 8 << 20;
+
+void BoundMemory() {
+  mallopt(M_ARENA_MAX, kArenasMax);
+  mallopt(M_MMAP_THRESHOLD, kMappedFromBytes);
+  mallopt(M_TRIM_THRESHOLD, kKeptFreeBytes);
+}
+
 }  // namespace
 
 int RunServer(ServerOptions options) {
+  BoundMemory();
   // Before any thread is made, so that all inherit it and only sigwait() sees the signals.
   sigset_t signals;
   sigemptyset(&signals);
