@@ -3,13 +3,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help quickstart build test check-all bench sim kill-test fresh-clone deps \
+.PHONY: help quickstart build test check-all bench sim kill-test isolation backlog fresh-clone deps \
         deps-tests fmt fmt-check tidy asan tsan analyze fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
 FUZZ_SECONDS ?= 30
 KILLS ?= 500
+EVENTS ?= 1000000
+ISOLATION ?= # e.g. --rounds 5 --only mute
 PYTHON := /usr/bin/python3
 # What `make build` makes: the program, the C++ worker of the quickstart and the Python package.
 PROGRAMS = tocsin quickstart_worker tocsin_python
@@ -71,6 +73,16 @@ kill-test: deps-tests  ## the long kill test: KILLS=n kills of the broker (defau
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
 	@TOCSIN_KILLS=$(KILLS) $(CTEST) --test-dir build -R kill --timeout 86400 --verbose
+
+isolation: deps-tests  ## what a failing key, a hot key, a mute worker cost the others (15 min)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target isolation_bench tocsin
+	@build/tests/isolation_bench $(ISOLATION)
+
+backlog: deps-tests  ## EVENTS=n events behind absent workers, drained in order (default a million)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target backlog_test tocsin
+	@TOCSIN_BACKLOG_EVENTS=$(EVENTS) build/tests/backlog_test
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
 	@cmake --preset fuzz
