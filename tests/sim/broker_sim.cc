@@ -521,14 +521,9 @@ void Sim::Quiesce() {
 BrokerSimResult Sim::Run() {
   const auto on = [&] { return !Chance(25); };
   for (bool* one : {&crashes_, &deaths_, &fails_, &poison_, &emits_, &dups_}) *one = on();
-  reloads_ = Chance(50);
-  full_ = Chance(50);
-  letters_ = Chance(50);
-  pauses_ = Chance(50);
+  for (bool* one : {&reloads_, &full_, &letters_, &pauses_}) *one = Chance(50);
   keys_ = 1 + random_.Below(8);
-  for (const TriggerPlan& spec : Plans()) {
-    if (spec.from_start) detached_.insert(spec.name);
-  }
+  detached_.insert("late");
   Start();
   for (std::uint32_t step = 0; step < options_.steps && result_.failure.empty(); ++step) {
     const std::uint64_t choice = random_.Below(100);
