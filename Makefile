@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help quickstart build test check-all bench sim kill-test isolation backlog fresh-clone deps \
-        deps-tests fmt fmt-check tidy asan tsan analyze fuzz clean
+.PHONY: help quickstart build test check-all bench sim kill-test isolation backlog \
+        fresh-clone deps deps-tests fmt fmt-check tidy asan tsan analyze fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000

@@ -120,10 +120,10 @@ sdk::ConnectionOptions ConnectTo(const std::string& target) {
 }
 
 // A worker on a thread of its own, that acks everything.
-class Consumer {
+class Draining {
  public:
-  Consumer(const std::string& target, Runs& runs)
-      : worker_("consumer", Options(target)), thread_("consumer", clock_) {
+  Draining(const std::string& target, Runs& runs)
+      : worker_("draining", Options(target)), thread_("draining", clock_) {
     worker_.OnBatch("work",
                     [&runs](std::span<const sdk::Event> events, std::span<sdk::Context* const>) {
                       for (const sdk::Event& event : events) runs.Ran(event.data());
@@ -132,7 +132,7 @@ class Consumer {
                     {.max_items = 500, .max_wait = std::chrono::milliseconds(0), .concurrency = 1});
     thread_.Post([this] { worker_.Run(); });
   }
-  ~Consumer() { worker_.Stop(); }
+  ~Draining() { worker_.Stop(); }
   // As a process that dies.
   void Abort() {
     worker_.Abort();
@@ -248,7 +248,7 @@ TEST_F(BacklogTest, AMillionEventsBehindAbsentWorkersDrainInKeyOrderExactlyOnce)
   CheckRss("all are there, no worker is");
   Runs runs(count_);
   const Instant begun = clock_.Monotonic();
-  const Consumer consumer(broker_.target(), runs);
+  const Draining draining(broker_.target(), runs);
   WaitUntilPending(0);
   const double took = Seconds(clock_.Monotonic() - begun);
   Print("drained in {:.1f} s, {:.0f}/s; broker's CPU {:.1f} s", took, count_ / took,
@@ -270,7 +270,7 @@ TEST_F(BacklogTest, TheBacklogSurvivesKillsOfTheBrokerWhileItGrowsStandsAndDrain
   EXPECT_EQ(broker_.Books("all")->pending(), count_);
 
   Runs runs(count_);
-  auto first = std::make_unique<Consumer>(broker_.target(), runs);
+  auto first = std::make_unique<Draining>(broker_.target(), runs);
   WaitUntilPending(count_ / 2);
   KillBroker();
   first->Abort();
@@ -282,7 +282,7 @@ TEST_F(BacklogTest, TheBacklogSurvivesKillsOfTheBrokerWhileItGrowsStandsAndDrain
   ASSERT_LE(settled, ran);
 
   const Instant begun = clock_.Monotonic();
-  const Consumer second(broker_.target(), runs);
+  const Draining second(broker_.target(), runs);
   WaitUntilPending(0);
   const double took = Seconds(clock_.Monotonic() - begun);
   Print("the rest drained in {:.1f} s, {:.0f}/s", took,
