@@ -230,8 +230,8 @@ class Partition {
   std::vector<LetterSummary> OpenLetters() const;  // from memory: id, trigger, position
   void ReadLetter(const DeliveryId& id, absl::AnyInvocable<void(absl::StatusOr<Letter>)> done);
   // Appends the event again as a new run for its trigger and closes the letter, in one batch.
-  // kNotFound (no such open letter), kFailedPrecondition (its trigger is gone), kUnavailable (the
-  // letter is not durable yet).
+  // kNotFound (no such open letter), kFailedPrecondition (its trigger is gone). Both wait until the
+  // letter is durable.
   void Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
   void Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
 

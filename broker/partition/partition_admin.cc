@@ -17,13 +17,6 @@ constexpr std::size_t kReplayBytes = std::size_t{1} << 20;
 constexpr std::size_t kReadEventsBytes = 512 * 1024;
 constexpr std::size_t kUnmatchedShown = 32;
 
-// Where it will be is known when it is durable.
-absl::Status CheckWritten(const OpenLetter& letter) {
-  if (letter.position.value() != 0) return absl::OkStatus();
-  return absl::UnavailableError(
-      fmt::format("dead letter {} is being written: try again", FormatDeliveryId(letter.id)));
-}
-
 }  // namespace
 
 void Partition::Impl::AddAndApply(RecordType type, std::string_view body) {
@@ -238,6 +231,20 @@ void Partition::Impl::CloseLetter(const OpenLetter& letter, LetterClosedAs how, 
   }
 }
 
+// Where a letter is, is known when it is durable.
+void Partition::Impl::WaitUntilWritten(const OpenLetter& letter,
+                                       absl::AnyInvocable<void(const absl::Status&)> then) {
+  // Batches become durable in their order, so the last one that is on its way will do.
+  if (!turn.empty()) {
+    turn.done.push_back(std::move(then));
+  } else if (!in_flight.empty()) {
+    in_flight.back().done.push_back(std::move(then));
+  } else {
+    then(absl::UnavailableError(
+        fmt::format("dead letter {} is being written: try again", FormatDeliveryId(letter.id))));
+  }
+}
+
 void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
   const auto found = state.letters().find(id);
   if (found == state.letters().end()) {
@@ -258,8 +265,12 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
         FormatDeliveryId(id))));
     return;
   }
-  if (absl::Status written = CheckWritten(found->second); !written.ok()) {
-    done(std::move(written));
+  if (found->second.position.value() == 0) {
+    WaitUntilWritten(found->second,
+                     [this, id, done = std::move(done)](const absl::Status& status) mutable {
+                       if (status.ok()) return Redrive(id, std::move(done));
+                       done(status);
+                     });
     return;
   }
   ports.journal.ReadLetter(
@@ -401,8 +412,12 @@ void Partition::ReadLetter(const DeliveryId& id,
     done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
     return;
   }
-  if (absl::Status written = CheckWritten(found->second); !written.ok()) {
-    done(std::move(written));
+  if (found->second.position.value() == 0) {
+    impl_->WaitUntilWritten(found->second,
+                            [this, id, done = std::move(done)](const absl::Status& status) mutable {
+                              if (status.ok()) return ReadLetter(id, std::move(done));
+                              done(status);
+                            });
     return;
   }
   impl_->ports.journal.ReadLetter(

@@ -183,6 +183,9 @@ struct Partition::Impl {
   bool PageBatch(const CachedBatch& batch, std::size_t events_max, std::size_t bytes_max,
                  EventPage& page);  // false: the page is full
   void ApplyPlan(std::shared_ptr<const RoutePlan> new_plan);
+  // `then` runs when every letter made so far is durable, or never will be.
+  void WaitUntilWritten(const OpenLetter& letter,
+                        absl::AnyInvocable<void(const absl::Status&)> then);
   void Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
   void CloseLetter(const OpenLetter& letter, LetterClosedAs how, Offset redriven_as,
                    std::uint64_t index);
