@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import os
-import queue
+import select
 import signal
 import threading
 from types import TracebackType
@@ -187,20 +187,13 @@ class Worker(_at_exit.ClosedAtExit):
 
         On another thread than the main one signals are not handled.
         """
-        # Signal handlers run between any two instructions of the main thread, so they may only do
-        # what needs no lock: SimpleQueue.put is made for that.
-        happened: "queue.SimpleQueue[str]" = queue.SimpleQueue()
-        signals = {}
-        if handle_signals and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signals[number] = signal.signal(number, lambda *_: happened.put("signal"))
-        try:
-            attachment = self._start(lambda: happened.put("end"))
+        with _Wakeups(handle_signals) as wakeups:
+            attachment = self._start(wakeups.end)
             try:
-                attachment_signals = 0
-                while happened.get() == "signal":
-                    attachment_signals += 1
-                    if attachment_signals == 1:
+                signals = 0
+                while wakeups.next(_ABORT_SECONDS if signals > 1 else None) != _END:
+                    signals += 1
+                    if signals == 1:
                         attachment.request_stop()
                     else:
                         attachment.abort()
@@ -210,9 +203,6 @@ class Worker(_at_exit.ClosedAtExit):
             finally:
                 _at_exit.remove(self)
             return 1 if attachment.aborted else 0
-        finally:
-            for number, handler in signals.items():
-                signal.signal(number, handler)
 
     def _close_at_exit(self) -> None:
         attachment = self._attachment
@@ -231,3 +221,56 @@ class Worker(_at_exit.ClosedAtExit):
 
     def __repr__(self) -> str:
         return f"<Worker {self._name!r} of {os.getpid()}: {', '.join(self._functions)}>"
+
+
+_END = 0  # no signal has this number
+_ABORT_SECONDS = 2.0  # how long a connection that is cancelled may take to end
+
+
+class _Wakeups:
+    """What run() waits for: signals and the end of the attachment, as bytes of one pipe.
+
+    The kernel may hand a signal to any thread. Python's own handlers run on the main one, which may
+    sleep on; what is written to the pipe wakes it whichever thread it was.
+    """
+
+    def __init__(self, handle_signals: bool) -> None:
+        self._signals = handle_signals and threading.current_thread() is threading.main_thread()
+        self._read, self._write = os.pipe()
+        self._handlers: Dict[int, Any] = {}
+        self._before = -1
+        self._lock = threading.Lock()
+        self._closed = False  # guarded by the lock
+
+    def __enter__(self) -> "_Wakeups":
+        os.set_blocking(self._write, False)
+        if self._signals:
+            self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, lambda *_: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._signals:
+            signal.set_wakeup_fd(self._before)
+        with self._lock:
+            self._closed = True
+            os.close(self._write)
+            os.close(self._read)
+
+    def end(self) -> None:
+        """From the attachment's thread, also after run() was left by an error."""
+        with self._lock:
+            if not self._closed:
+                os.write(self._write, bytes([_END]))
+
+    def next(self, timeout: Optional[float]) -> int:
+        """The number of a signal that is handled, or _END, also after `timeout` seconds."""
+        while True:
+            if timeout is not None and not select.select([self._read], [], [], timeout)[0]:
+                return _END
+            number = os.read(self._read, 1)[0]
+            if number == _END or number in self._handlers:
+                return number
