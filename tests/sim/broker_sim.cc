@@ -465,12 +465,10 @@ void Sim::Quiesce() {
   journal_.Release();
   detached_.clear();
   PumpAll();
-  if (!opened_ && result_.failure.empty()) {
-    Fail("the broker did not open");
-    return;
-  }
+  if (!opened_ && result_.failure.empty()) return Fail("the broker did not open");
   for (const auto& worker : workers_) {
     if (worker->session != nullptr) life_->dispatcher.Detach(worker->session, false);
+    worker->session.reset();  // they hold each other
   }
   workers_.clear();
   leased_.clear();
@@ -544,6 +542,7 @@ BrokerSimResult Sim::Run() {
              ""});
       }
       life_->dispatcher.Detach(worker->session, Chance(30));
+      worker->session.reset();
       workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(index));
     } else if (choice < 65 && crashes_) {
       Crash();
@@ -590,6 +589,7 @@ BrokerSimResult Sim::Run() {
   if (result_.failure.empty()) Quiesce();
   executor_.Clear();
   engine_.Clear();
+  for (const auto& worker : workers_) worker->session.reset();
   return result_;
 }
 
