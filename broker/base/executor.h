@@ -1,7 +1,9 @@
-// Executor runs tasks one after the other, in the order posted, on one thread (or, in the
+// Executor runs tasks one after the other, in the order posted, on one thread at a time (or, in the
 // simulator, when the simulator says so). An owner's state is touched by its executor alone.
 
 #pragma once
+
+#include <utility>
 
 #include "absl/functional/any_invocable.h"
 #include "broker/base/clock.h"
@@ -17,6 +19,10 @@ class Executor {
   // Thread-safe, never blocks, never runs `task` inside the call. Tasks posted by one thread run
   // in that order. After Stop() of an implementation, tasks are dropped.
   virtual void Post(Task task) = 0;
+
+  // As Post, but may run `task`, and what was posted before it, inside the call: that saves waking
+  // a thread. The caller holds no lock that a task takes, and must not mind waiting for a task.
+  virtual void Dispatch(Task task) { Post(std::move(task)); }
 
   // As Post, but not before `when` on the executor's clock.
   virtual void PostAt(Instant when, Task task) = 0;

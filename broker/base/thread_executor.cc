@@ -40,6 +40,8 @@ struct ThreadExecutor::Impl {
   // Guarded by mutex.
   Mode mode = Mode::kRunning;
   bool waiting = false;
+  bool borrowed = false;   // a Dispatch() runs tasks in the thread's place
+  bool overslept = false;  // meanwhile the thread wanted to run
   std::uint64_t sequence = 0;
   std::vector<Task> tasks;
   std::vector<Timer> timers;  // a heap by Later
@@ -65,6 +67,11 @@ struct ThreadExecutor::Impl {
   bool Take(std::vector<Task>& batch) {
     std::unique_lock<std::mutex> lock(mutex);
     while (true) {
+      if (borrowed) {
+        overslept = true;
+        wake.wait(lock);
+        continue;
+      }
       if (mode == Mode::kDropping) return false;
       MoveDueTimers();
       if (!tasks.empty()) {
@@ -84,13 +91,35 @@ struct ThreadExecutor::Impl {
 
   void Run() {
     std::vector<Task> batch;
-    while (Take(batch)) {
-      for (Task& task : batch) {
-        if (Dropping()) break;
-        std::move(task)();
-        task = nullptr;  // what it holds goes before the next one runs
-      }
-      batch.clear();
+    while (Take(batch)) RunAll(batch);
+  }
+
+  void RunAll(std::vector<Task>& batch) {
+    for (Task& task : batch) {
+      if (Dropping()) break;
+      std::move(task)();
+      task = nullptr;  // what it holds goes before the next one runs
+    }
+    batch.clear();
+  }
+
+  void Dispatch(Task task) {
+    std::vector<Task> batch;
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (mode != Mode::kRunning) return;
+      tasks.push_back(std::move(task));
+      // Else the thread runs, or was woken, or somebody has its place and looks again.
+      if (!waiting || borrowed || tasks.size() > 1) return;
+      borrowed = true;
+      batch.swap(tasks);
+    }
+    RunAll(batch);
+    const std::lock_guard<std::mutex> lock(mutex);
+    borrowed = false;
+    // Under the mutex: this object may go as soon as the thread has run.
+    if (std::exchange(overslept, false) || !tasks.empty() || mode != Mode::kRunning) {
+      wake.notify_all();
     }
   }
 
@@ -126,10 +155,12 @@ void ThreadExecutor::Post(Task task) {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     if (impl_->mode != Impl::Mode::kRunning) return;
     impl_->tasks.push_back(std::move(task));
-    notify = impl_->waiting && impl_->tasks.size() == 1;
+    notify = impl_->waiting && !impl_->borrowed && impl_->tasks.size() == 1;
   }
   if (notify) impl_->wake.notify_one();
 }
+
+void ThreadExecutor::Dispatch(Task task) { impl_->Dispatch(std::move(task)); }
 
 void ThreadExecutor::PostAt(Instant when, Task task) {
   bool notify = false;

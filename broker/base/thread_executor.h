@@ -1,5 +1,5 @@
-// ThreadExecutor: an Executor with one thread of its own. The destructor stops it: the task that
-// runs is finished, what waits is dropped.
+// ThreadExecutor: an Executor with one thread of its own, whose place a Dispatch() may take. The
+// destructor stops it: the task that runs is finished, what waits is dropped.
 
 #pragma once
 
@@ -18,6 +18,8 @@ class ThreadExecutor final : public Executor {
   ~ThreadExecutor() override;
 
   void Post(Task task) override;
+  // Inside the call when the thread has nothing to do.
+  void Dispatch(Task task) override;
   void PostAt(Instant when, Task task) override;
 
   // Runs what was posted before, then ends the thread. Must not be called from a task.

@@ -1,5 +1,6 @@
 #include "broker/partition/event_cache.h"
 
+#include <chrono>
 #include <utility>
 
 #include "broker/journal/record.h"
@@ -47,6 +48,16 @@ absl::Status IndexEvents(std::string_view body, std::vector<EventSlot>& events) 
                       static_cast<std::uint32_t>(record.body.size())});
   }
   return reader.status();
+}
+
+std::optional<CachedBatch> IndexBatch(const StoredBatch& stored) {
+  if (stored.event_count == 0) return std::nullopt;
+  CachedBatch batch;
+  batch.base = stored.base_offset;
+  batch.recorded = WallTime(std::chrono::microseconds(stored.append_time_us));
+  batch.body = stored.body;
+  if (!IndexEvents(*stored.body, batch.events).ok()) return std::nullopt;
+  return batch;
 }
 
 }  // namespace tocsin

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "broker/base/clock.h"
 #include "broker/base/ids.h"
+#include "broker/journal/journal.h"
 
 namespace tocsin {
 
@@ -62,5 +63,8 @@ class EventCache {
 // Walks a stored body and notes where its events are.
 //   kDataLoss, kFailedPrecondition  as RecordReader
 absl::Status IndexEvents(std::string_view body, std::vector<EventSlot>& events);
+
+// What the journal gave back, with its events found. nullopt: it has none, or cannot be read.
+std::optional<CachedBatch> IndexBatch(const StoredBatch& stored);
 
 }  // namespace tocsin

@@ -110,6 +110,8 @@ struct PublishBatch {
   std::shared_ptr<const void> keep_alive;
   std::vector<PublishedEvent> events;
   std::size_t bytes = 0;  // of all events, for the ingest budget
+  // Little work, and no batch of the same request follows: the caller's thread may do it.
+  bool here = false;
   // Once, on the committer's thread or the partition's executor. Must not block. OK: durable, or
   // written (PartitionOptions::answer_when_written).
   absl::AnyInvocable<void(PublishOutcome)> done;

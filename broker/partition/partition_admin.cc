@@ -206,6 +206,16 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
                      trigger->name, trigger->pending(), trigger->name));
   }
   LoadSchedules();
+  for (LaneBatch& batch : std::exchange(early_lanes, {})) AppendLane(std::move(batch));
+}
+
+absl::Status Partition::Impl::Usable() const {
+  if (failed) return absl::UnavailableError("the journal failed; the broker is stopping");
+  if (plan == nullptr) {
+    return absl::UnavailableError(
+        fmt::format("partition {} is being recovered: try again", options.id.value()));
+  }
+  return absl::OkStatus();
 }
 
 StoredLaneState Partition::AttachLane(const LaneId& lane, LaneListener* listener) {
@@ -224,6 +234,7 @@ void Partition::DetachLane(const LaneId& lane) { impl_->listeners.erase(lane); }
 
 absl::Status Partition::SetPaused(std::string_view name, bool paused) {
   Impl& impl = *impl_;
+  TOCSIN_RETURN_IF_ERROR(impl.Usable());
   impl.BeginIfNeeded();
   TriggerRecord* trigger = impl.state.FindTrigger(name);
   if (trigger == nullptr) {
@@ -261,6 +272,7 @@ absl::Status Partition::SetPaused(std::string_view name, bool paused) {
 
 absl::StatusOr<std::uint64_t> Partition::Forget(std::string_view name, bool dry_run) {
   Impl& impl = *impl_;
+  TOCSIN_RETURN_IF_ERROR(impl.Usable());
   impl.BeginIfNeeded();
   impl.EncodeSettlements();
   TriggerRecord* trigger = impl.state.FindTrigger(name);
@@ -332,33 +344,30 @@ void Partition::Impl::ReadEvents(Offset from, std::size_t events_max, std::size_
     done(std::move(page));
     return;
   }
-  ports.journal.Read(
-      options.id, ports.journal.Locate(options.id, page.next), kReadEventsBytes,
-      [this, events_max, bytes_max, page = std::move(page), done = std::move(done),
-       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
-        if (guard.expired()) return;
-        if (!result.ok()) {
-          done(result.status());
-          return;
-        }
-        for (const Unreadable& gap : result->unreadable) page.gaps.push_back(gap.reason);
-        const Offset before = page.next;
-        for (const StoredBatch& stored : result->batches) {
-          CachedBatch batch;
-          batch.base = stored.base_offset;
-          batch.recorded = FromMicros(stored.append_time_us);
-          batch.body = stored.body;
-          if (stored.event_count == 0 || !IndexEvents(*stored.body, batch.events).ok()) continue;
-          if (!(page.next < batch.end())) continue;
-          if (!PageBatch(batch, events_max, bytes_max, page)) break;
-        }
-        // A page that did not get on would be asked for again for ever.
-        if (page.next == before && page.events.empty()) {
-          page.next = durable_end;
-          if (!result->at_end && page.gaps.empty()) page.gaps.push_back("nothing readable here");
-        }
-        done(std::move(page));
-      });
+  ports.journal.Read(options.id, ports.journal.Locate(options.id, page.next), kReadEventsBytes,
+                     [this, events_max, bytes_max, page = std::move(page), done = std::move(done),
+                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+                       if (guard.expired()) return;
+                       if (!result.ok()) {
+                         done(result.status());
+                         return;
+                       }
+                       for (const Unreadable& gap : result->unreadable)
+                         page.gaps.push_back(gap.reason);
+                       const Offset before = page.next;
+                       for (const StoredBatch& stored : result->batches) {
+                         const std::optional<CachedBatch> batch = IndexBatch(stored);
+                         if (!batch || !(page.next < batch->end())) continue;
+                         if (!PageBatch(*batch, events_max, bytes_max, page)) break;
+                       }
+                       // A page that did not get on would be asked for again for ever.
+                       if (page.next == before && page.events.empty()) {
+                         page.next = durable_end;
+                         if (!result->at_end && page.gaps.empty())
+                           page.gaps.push_back("nothing readable here");
+                       }
+                       done(std::move(page));
+                     });
 }
 
 PartitionSnapshot Partition::Impl::Snapshot() const {

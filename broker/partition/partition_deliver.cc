@@ -110,14 +110,10 @@ void Partition::Impl::FetchMissing(Fetch fetch) {
                        fetch.batches.clear();
                        if (result.ok()) {
                          for (StoredBatch& stored : result->batches) {
-                           if (stored.event_count == 0) continue;
-                           CachedBatch cached;
-                           cached.base = stored.base_offset;
-                           cached.recorded = FromMicros(stored.append_time_us);
-                           cached.body = stored.body;
-                           if (!IndexEvents(*stored.body, cached.events).ok()) continue;
-                           found = found || (!(first < cached.base) && first < cached.end());
-                           fetch.batches.push_back(cache.Add(std::move(cached)));
+                           std::optional<CachedBatch> cached = IndexBatch(stored);
+                           if (!cached) continue;
+                           found = found || (!(first < cached->base) && first < cached->end());
+                           fetch.batches.push_back(cache.Add(*std::move(cached)));
                          }
                        }
                        Runtime* runtime = RuntimeOf(fetch.trigger);

@@ -177,6 +177,8 @@ struct Partition::Impl {
 
   // --- partition_admin.cc ---
   void Open(absl::AnyInvocable<void(absl::Status)> done);
+  // Not OK: nothing may be written: it failed, or is not recovered yet.
+  absl::Status Usable() const;
   void Replay(JournalPosition from);
   void FinishOpen(const absl::Status& status);
   void AddAndApply(RecordType type, std::string_view body);
@@ -220,6 +222,7 @@ struct Partition::Impl {
   std::uint64_t next_number = 1;
   std::size_t flight_bytes = 0;
   std::vector<WaitingDuplicate> waiting;
+  std::vector<LaneBatch> early_lanes;  // of partitions that were recovered before this one
 
   std::shared_ptr<const RoutePlan> plan;
   std::vector<TriggerOrdinal> route_ordinals;      // by route

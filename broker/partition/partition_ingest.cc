@@ -250,6 +250,10 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
     batch.done(absl::UnavailableError("the journal failed; the broker is stopping"));
     return;
   }
+  if (plan == nullptr) {
+    early_lanes.push_back(std::move(batch));
+    return;
+  }
   const bool from_partition = batch.lane.source.starts_with(kPartitionLanePrefix);
   if ((closing || (LettersFull() && !batch.undecodable.empty())) && !from_partition) {
     batch.done(absl::ResourceExhaustedError(

@@ -48,6 +48,10 @@ void Partition::Impl::WaitUntilWritten(const OpenLetter& letter,
 }
 
 void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
+  if (const absl::Status usable = Usable(); !usable.ok()) {
+    done(usable);
+    return;
+  }
   const auto found = state.letters().find(id);
   if (found == state.letters().end()) {
     done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
@@ -166,6 +170,10 @@ void Partition::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Stat
 }
 
 void Partition::Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
+  if (const absl::Status usable = impl_->Usable(); !usable.ok()) {
+    done(usable);
+    return;
+  }
   impl_->BeginIfNeeded();
   const auto found = impl_->state.letters().find(id);
   if (found == impl_->state.letters().end()) {

@@ -117,15 +117,10 @@ void Partition::Impl::OnScanRead(Runtime& runtime, absl::StatusOr<ReadResult> re
   }
   const Offset before = runtime.scan_cursor;
   for (StoredBatch& stored : result->batches) {
-    if (stored.event_count == 0) continue;
-    CachedBatch cached;
-    cached.base = stored.base_offset;
-    cached.recorded = FromMicros(stored.append_time_us);
-    cached.body = stored.body;
-    if (!IndexEvents(*stored.body, cached.events).ok()) continue;
-    if (!(runtime.scan_cursor < cached.end())) continue;
-    runtime.scan_cursor = std::max(runtime.scan_cursor, cached.base);
-    const auto batch = cache.Add(std::move(cached));
+    std::optional<CachedBatch> cached = IndexBatch(stored);
+    if (!cached || !(runtime.scan_cursor < cached->end())) continue;
+    runtime.scan_cursor = std::max(runtime.scan_cursor, cached->base);
+    const auto batch = cache.Add(*std::move(cached));
     if (!ScanBatch(runtime, *batch)) {
       EndScan(runtime);
       return;

@@ -63,12 +63,12 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     Schedule(shard);
   }
 
-  absl::Status TryIngest(std::size_t partition, std::size_t bytes, bool accepts, Work& work) {
+  absl::Status TryIngest(std::size_t partition, std::size_t bytes, bool here, Work& work) {
     Shard& shard = ShardOf(partition);
     if (failed.load(std::memory_order_relaxed)) {
       return absl::UnavailableError("the journal failed; the broker is stopping");
     }
-    if (!accepts) {
+    if (!accepting[partition].load(std::memory_order_relaxed)) {
       return absl::ResourceExhaustedError(
           "the broker takes no events now: its disk or `retention.size` is full, or it is starting "
           "or "
@@ -81,9 +81,13 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
       return absl::ResourceExhaustedError("the broker has as much to write as it may hold");
     }
     shard.ingest_bytes.fetch_add(bytes, std::memory_order_relaxed);
-    const MutexLock lock(shard.mutex);
-    shard.ingest.push_back({partition, std::move(work), bytes});
-    Schedule(shard);
+    {
+      const MutexLock lock(shard.mutex);
+      shard.ingest.push_back({partition, std::move(work), bytes});
+      if (!here) Schedule(shard);
+      if (std::exchange(shard.posted, true)) return absl::OkStatus();
+    }
+    shard.executor->Dispatch([self = shared_from_this(), &shard] { self->Turn(shard); });
     return absl::OkStatus();
   }
 
@@ -232,10 +236,10 @@ std::uint32_t Shards::partition_count() const { return impl_->options.partition.
 
 absl::Status Shards::TryPublish(PartitionId partition, PublishBatch& batch) {
   const std::size_t bytes = batch.bytes;
+  const bool here = batch.here;
   auto shared = std::make_shared<PublishBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.Publish(std::move(*shared)); };
-  const bool accepts = impl_->accepting[partition.value()].load(std::memory_order_relaxed);
-  const absl::Status status = impl_->TryIngest(partition.value(), bytes, accepts, work);
+  const absl::Status status = impl_->TryIngest(partition.value(), bytes, here, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
 }
@@ -246,8 +250,7 @@ absl::Status Shards::TryAppendLane(PartitionId partition, LaneBatch& batch) {
   for (const Undecodable& undecodable : batch.undecodable) bytes += undecodable.bytes.size();
   auto shared = std::make_shared<LaneBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.AppendLane(std::move(*shared)); };
-  const bool accepts = impl_->accepting[partition.value()].load(std::memory_order_relaxed);
-  const absl::Status status = impl_->TryIngest(partition.value(), bytes, accepts, work);
+  const absl::Status status = impl_->TryIngest(partition.value(), bytes, false, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
 }

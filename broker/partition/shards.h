@@ -47,7 +47,8 @@ class Shards final : public AnswerSink, public PartitionWaker, public PartitionR
 
   std::uint32_t partition_count() const;
 
-  // Not OK: nothing was taken, `done` is not called and `batch` is untouched.
+  // Not OK: nothing was taken, `done` is not called and `batch` is untouched. TryPublish() may do
+  // the partition's work inside the call if the batch says `here`; see Executor::Dispatch().
   //   kResourceExhausted  full: again later
   //   kUnavailable        the journal failed: the process is ending
   absl::Status TryPublish(PartitionId partition, PublishBatch& batch);

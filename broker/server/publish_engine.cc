@@ -12,6 +12,10 @@ namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
+// Up to this size a batch is better done at once than handed to another thread; larger ones leave
+// this thread free to read the next request.
+constexpr std::size_t kHereBytesMax = 16 * 1024;
+
 absl::Status Full() {
   return absl::ResourceExhaustedError("the partition takes no more now: send again later");
 }
@@ -160,6 +164,7 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
                                                      with_places, order, std::move(done));
   gathering->Open();
   std::vector<std::vector<Piece>> pieces(options_.partitions);
+  std::size_t piece_count = 0;
   std::size_t bytes = 0;
   for (std::uint32_t index = 0; index < frame.events.size(); ++index) {
     const std::string_view event = frame.events[index];
@@ -176,6 +181,7 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
     std::vector<Piece>& of_home = pieces[home.value()];
     if (of_home.empty() || of_home.back().batch.bytes + event.size() > options_.batch_bytes_max) {
       of_home.emplace_back().batch.keep_alive = keep_alive;
+      ++piece_count;
     }
     Piece& piece = of_home.back();
     piece.batch.bytes += event.size();
@@ -197,6 +203,7 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
         piece.batch.done = [gathering, partition, indexes, retry_after_ms](PublishOutcome outcome) {
           gathering->OnOutcome(partition, *indexes, outcome, retry_after_ms);
         };
+        piece.batch.here = piece_count == 1 && bytes <= kHereBytesMax;
         const absl::Status taken = try_publish_(partition, piece.batch);
         if (taken.ok()) continue;
         full = true;

@@ -1,6 +1,7 @@
 #include "broker/virtual/memory_journal.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "broker/base/check.h"
 #include "broker/base/status.h"
@@ -39,6 +40,7 @@ JournalPosition MemoryJournal::Put(Partition& partition, StoredBatch batch) {
   log_bytes_ += bytes;
   partition.next_offset = batch.base_offset.value() + batch.event_count;
   partition.append_time_us = batch.append_time_us;
+  partition.position_of[batch.base_offset.value()] = position.value();
   partition.batches.emplace(position.value(), std::move(batch));
   return position;
 }
@@ -182,7 +184,9 @@ absl::StatusOr<ReadResult> MemoryJournal::ReadNow(PartitionId id, JournalPositio
   auto at = partition.batches.lower_bound(from.value());
   for (; at != partition.batches.end(); ++at) {
     const std::size_t size = at->second.body->size();
-    if (!result.batches.empty() && bytes + size > bytes_max) break;
+    if (!result.batches.empty() && bytes + size > std::min(bytes_max, options_.read_bytes_max)) {
+      break;
+    }
     bytes += size;
     result.batches.push_back(at->second);
   }
@@ -206,12 +210,10 @@ JournalPosition MemoryJournal::Locate(PartitionId id, Offset offset) const {
   const MutexLock lock(mutex_);
   const auto found = partitions_.find(id);
   if (found == partitions_.end()) return JournalPosition();
-  JournalPosition position(found->second.start);
-  for (const auto& [at, batch] : found->second.batches) {
-    if (batch.base_offset > offset) break;
-    position = JournalPosition(at);
-  }
-  return position;
+  const Partition& partition = found->second;
+  const auto behind = partition.position_of.upper_bound(offset.value());
+  if (behind == partition.position_of.begin()) return JournalPosition(partition.start);
+  return JournalPosition(std::max(partition.start, std::prev(behind)->second));
 }
 
 void MemoryJournal::WriteCheckpoint(CheckpointDelta delta, JournalPosition replay_from,
@@ -247,7 +249,10 @@ void MemoryJournal::Trim(Partition& partition) {
   if (!partition.replay_from) return;
   const std::uint64_t below = std::min(partition.trim_below, partition.replay_from->value());
   while (!partition.batches.empty() && partition.batches.begin()->first < below) {
-    log_bytes_ -= kBatchOverhead + partition.batches.begin()->second.body->size();
+    const StoredBatch& oldest = partition.batches.begin()->second;
+    log_bytes_ -= kBatchOverhead + oldest.body->size();
+    const auto located = partition.position_of.find(oldest.base_offset.value());
+    if (located->second == oldest.position.value()) partition.position_of.erase(located);
     partition.batches.erase(partition.batches.begin());
   }
   partition.start = std::max(partition.start, below);

@@ -28,6 +28,7 @@ namespace tocsin {
 struct MemoryJournalOptions {
   std::size_t batch_bytes_max = std::size_t{4} << 20;
   std::uint64_t log_bytes_max = UINT64_MAX;  // beyond it Append is kResourceExhausted
+  std::size_t read_bytes_max = SIZE_MAX;     // a read gives no more, whatever was asked for
   std::string version = "memory";            // in OwnerOpened
 };
 
@@ -77,8 +78,9 @@ class MemoryJournal final : public Journal {
   struct Partition {
     Executor* owner = nullptr;
     Epoch epoch;
-    std::map<std::uint64_t, StoredBatch> batches;  // by position
-    std::map<std::uint64_t, Letter> letters;       // by position
+    std::map<std::uint64_t, StoredBatch> batches;        // by position
+    std::map<std::uint64_t, std::uint64_t> position_of;  // by base offset: the last such batch
+    std::map<std::uint64_t, Letter> letters;             // by position
     std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> pages;
     std::optional<JournalPosition> replay_from;
     std::uint64_t next_offset = 0;

@@ -111,13 +111,7 @@ absl::Status FileConnector::ConnectNow(const LaneState& restored) {
                     spec_.path));
   }
   watch_ = spec_.mode == WatchMode::kInotify || (spec_.mode == WatchMode::kAuto && !root.remote);
-  erase_unreadable_.clear();
-  const std::size_t unreadable = tracker_.Restore(restored.entries);
-  if (unreadable > 0) {
-    for (const auto& [key, value] : restored.entries) {
-      if (!DecodeIdentity(key) || !DecodeSeenFile(value)) erase_unreadable_.push_back(key);
-    }
-  }
+  erase_unreadable_ = tracker_.Restore(restored.entries);
   TOCSIN_RETURN_IF_ERROR(CheckRoot(root.identity, restored));
   position_ = EncodeRoot(root.identity);
   StartListing(ports_.clock.Monotonic());

@@ -12,7 +12,7 @@ bool IsBeneath(const std::string& path, const std::string& directory) {
 
 }  // namespace
 
-std::size_t FileTracker::Restore(const std::map<std::string, std::string>& entries) {
+std::vector<std::string> FileTracker::Restore(const std::map<std::string, std::string>& entries) {
   seen_.clear();
   by_path_.clear();
   candidates_.clear();
@@ -21,12 +21,12 @@ std::size_t FileTracker::Restore(const std::map<std::string, std::string>& entri
   gone_dues_.clear();
   output_ = {};
   listing_ = 0;
-  std::size_t unreadable = 0;
+  std::vector<std::string> unreadable;
   for (const auto& [key, value] : entries) {
     const auto identity = DecodeIdentity(key);
     auto file = DecodeSeenFile(value);
     if (!identity || !file) {
-      ++unreadable;
+      unreadable.push_back(key);
       continue;
     }
     by_path_[file->path] = *identity;

@@ -48,9 +48,9 @@ class FileTracker {
   // `spec` outlives it.
   explicit FileTracker(const FileSpec& spec) : spec_(spec) {}
 
-  // What the lane remembered; nothing else is remembered afterwards. How many entries were not to
-  // be read (they are erased).
-  std::size_t Restore(const std::map<std::string, std::string>& entries);
+  // What the lane remembered; nothing else is remembered afterwards. Returns the keys of entries
+  // that cannot be read.
+  std::vector<std::string> Restore(const std::map<std::string, std::string>& entries);
 
   // --- what is seen ---
   // Only of regular files whose names are usable; `what` is kTouched, kComplete, or nothing: it was

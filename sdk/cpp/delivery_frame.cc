@@ -167,6 +167,7 @@ bool ParseDeliveries(std::string_view frame, const std::shared_ptr<const void>& 
         delivery.attempt = 0;
         delivery.frame = keep_alive;
         delivery.received = now;
+        delivery.leased = now;
         ok = ParseDelivery(inner.bytes(), &delivery);
       } else if (inner.Is(1, kBytes)) {
         ok = ParseTriggerName(inner.bytes(), &deliveries->triggers.emplace_back());

@@ -29,6 +29,12 @@ struct Delivery {
   std::string_view event;
   std::shared_ptr<const void> frame;  // what `event` points into
   TimePoint received;
+  TimePoint leased;  // when its lease was granted last
+
+  // When one part of `parts` of the lease is over.
+  TimePoint LeasePart(std::uint32_t parts) const {
+    return leased + std::chrono::milliseconds(lease_ms) / parts;
+  }
 };
 
 struct DeliveryFrame {

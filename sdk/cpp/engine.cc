@@ -8,11 +8,8 @@
 namespace tocsin::sdk::internal {
 namespace {
 
-using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-// Of emitted events in one frame, before the last answer; one alone may have kEmittedBytesMax.
-constexpr std::size_t kFrameBytesMax = std::size_t{1} << 20;
 constexpr std::size_t kSpareMax = 4096;  // of Running, about 400 bytes each
 
 Result FromException(const std::exception_ptr& exception) {
@@ -23,59 +20,6 @@ Result FromException(const std::exception_ptr& exception) {
   } catch (...) {
     return RetryError("exception", "something that is not a std::exception was thrown");
   }
-}
-
-// Sorted handles to inclusive ranges.
-void AddRanges(std::vector<std::uint64_t>& handles, ::tocsin::v1::Answers* answers) {
-  if (!std::is_sorted(handles.begin(), handles.end())) std::sort(handles.begin(), handles.end());
-  ::tocsin::v1::Range* range = nullptr;
-  for (const std::uint64_t handle : handles) {
-    if (range != nullptr && handle == range->last() + 1) {
-      range->set_last(handle);
-    } else {
-      range = answers->add_acked();
-      range->set_first(handle);
-      range->set_last(handle);
-    }
-  }
-}
-
-// Settles nothing, because the lease ended, but tells the broker that this worker is no longer busy
-// with the delivery: that frees its credit.
-::tocsin::v1::Answer StaleAnswer(const Delivery& delivery) {
-  ::tocsin::v1::Answer answer;
-  answer.set_handle(delivery.handle);
-  answer.set_token(delivery.token);
-  answer.mutable_retry()->set_code("cancelled");
-  answer.mutable_retry()->set_message("its lease ended here");
-  return answer;
-}
-
-::tocsin::v1::Answer ToAnswer(Running& running, Result&& result) {
-  ::tocsin::v1::Answer answer;
-  answer.set_handle(running.delivery.handle);
-  answer.set_token(running.delivery.token);
-  switch (result.kind) {
-    case Result::Kind::kAck:
-      answer.mutable_ack();
-      break;
-    case Result::Kind::kRetry:
-      answer.mutable_retry()->set_after_ms(
-          static_cast<std::uint64_t>(std::max<std::int64_t>(result.after.count(), 0)));
-      answer.mutable_retry()->set_code(CleanText(result.code));
-      answer.mutable_retry()->set_message(CleanText(result.message));
-      return answer;  // the next attempt emits again
-    case Result::Kind::kReject:
-      answer.mutable_reject()->set_reason(CleanText(result.message));
-      break;
-    case Result::Kind::kDrop:
-      answer.mutable_drop()->set_reason(CleanText(result.message));
-      break;
-  }
-  for (std::string& event : running.emitted) {
-    answer.add_emitted(std::move(event));
-  }
-  return answer;
 }
 
 }  // namespace
@@ -149,11 +93,13 @@ void Engine::BeginSession(std::function<void()> wake, std::function<void()> send
   const std::lock_guard lock(mutex_);
   ++session_;
   connected_ = true;
+  closed_ = false;
   draining_ = false;
   wake_ = std::move(wake);
   send_ = std::make_shared<const std::function<void()>>(std::move(send));
   last_handle_ = 0;
   started_reported_ = 0;
+  renew_due_ = TimePoint::max();
   function_of_.clear();
   trigger_of_.clear();
 }
@@ -179,6 +125,7 @@ const std::string* Engine::Intern(const std::string& name) { return &*names_.ins
 
 void Engine::Deliver(DeliveryFrame& frame) {
   const std::lock_guard lock(mutex_);
+  if (closed_) return;
   for (const DeliveryFrame::FunctionName& named : frame.functions) {
     for (const auto& function : functions_) {
       if (function->name == named.name) {
@@ -195,6 +142,7 @@ void Engine::Deliver(DeliveryFrame& frame) {
   std::pair<std::uint32_t, std::uint32_t> trigger_number;
   Function* function = nullptr;
   const std::string* trigger = nullptr;
+  TimePoint renew_due = renew_due_;
   for (Delivery& one : frame.deliveries) {
     if (!looked || function_number != one.function) {
       const auto found = function_of_.find(one.function);
@@ -219,7 +167,12 @@ void Engine::Deliver(DeliveryFrame& frame) {
       continue;
     }
     one.trigger_name = trigger;
+    renew_due = std::min(renew_due, one.LeasePart(2));
     function->waiting.push_back(std::move(one));
+  }
+  if (renew_due < renew_due_) {
+    renew_due_ = renew_due;
+    WakeWriterLocked();
   }
 }
 
@@ -259,27 +212,6 @@ void Engine::WakeThreadsLocked(std::size_t count) {
   }
 }
 
-void Engine::Cancel(const ::tocsin::v1::Cancel& cancel) {
-  const std::set<std::uint64_t> handles(cancel.handles().begin(), cancel.handles().end());
-  const std::lock_guard lock(mutex_);
-  for (const auto& function : functions_) {
-    std::erase_if(function->waiting, [&](const Delivery& delivery) {
-      if (!handles.contains(delivery.handle)) {
-        return false;
-      }
-      others_.push_back(StaleAnswer(delivery));
-      return true;
-    });
-  }
-  for (Running* running = first_running_; running != nullptr; running = running->next) {
-    if (running->session == session_ && handles.contains(running->delivery.handle) &&
-        !running->cancelled.exchange(true) && running->on_cancel) {
-      running->on_cancel();
-    }
-  }
-  WakeWriterLocked();
-}
-
 void Engine::CancelAll() {
   const std::lock_guard lock(mutex_);
   for (const auto& function : functions_) {
@@ -296,56 +228,6 @@ void Engine::SetDraining(bool draining) {
   const std::lock_guard lock(mutex_);
   draining_ = draining;
   threads_wake_.notify_all();
-}
-
-std::uint64_t Engine::StartedThroughLocked() const {
-  std::uint64_t lowest = last_handle_ + 1;
-  for (const auto& function : functions_) {
-    if (!function->waiting.empty()) {
-      lowest = std::min(lowest, function->waiting.front().handle);
-    }
-  }
-  return lowest - 1;
-}
-
-bool Engine::TakeAnswers(::tocsin::v1::Answers* answers) {
-  std::vector<std::uint64_t> acked;
-  {
-    const std::lock_guard lock(mutex_);
-    const std::uint64_t started = StartedThroughLocked();
-    if (acked_.empty() && others_.empty() && started == started_reported_) {
-      return false;
-    }
-    acked.swap(acked_);
-    // Bounded, because a broker receives frames only up to a size; the next frame takes the rest.
-    std::size_t taken = 0;
-    for (std::size_t bytes = 0; taken < others_.size() && bytes < kFrameBytesMax; ++taken) {
-      for (const std::string& event : others_[taken].emitted()) {
-        bytes += event.size();
-      }
-      *answers->add_others() = std::move(others_[taken]);
-    }
-    others_.erase(others_.begin(), others_.begin() + static_cast<std::ptrdiff_t>(taken));
-    started_reported_ = started;
-    answers->set_started_through(started);
-  }
-  AddRanges(acked, answers);
-  return true;
-}
-
-bool Engine::HasAnswers() {
-  const std::lock_guard lock(mutex_);
-  return !acked_.empty() || !others_.empty() || StartedThroughLocked() != started_reported_;
-}
-
-bool Engine::Idle() {
-  const std::lock_guard lock(mutex_);
-  for (Running* running = first_running_; running != nullptr; running = running->next) {
-    if (running->session == session_) return false;
-  }
-  return acked_.empty() && others_.empty() &&
-         std::all_of(functions_.begin(), functions_.end(),
-                     [](const auto& function) { return function->waiting.empty(); });
 }
 
 void Engine::WakeWriterLocked() {
@@ -399,7 +281,12 @@ Engine::Function* Engine::PickLocked(TimePoint now, Work* work, TimePoint* wake)
       function.waiting.pop_front();
       running->function = &function.name;
       running->session = session_;
-      GrantLease(*running, running->delivery.received, running->delivery.lease_ms);
+      if (now >= running->delivery.LeasePart(4)) {
+        ExtendLocked(running->delivery, now);
+        running->sent_more = true;
+        WakeWriterLocked();
+      }
+      GrantLease(*running, running->delivery.leased, running->delivery.lease_ms);
       AddRunningLocked(*running);
       work->running.push_back(std::move(running));
     }
@@ -501,26 +388,6 @@ void Engine::RunBatch(Function& function, Work& work) {
   }
 }
 
-// `result` null: acked.
-void Engine::FinishLocked(Running& running, Result* result) {
-  RemoveRunningLocked(running);
-  if (!connected_ || running.session != session_) {
-    return;
-  }
-  if (running.sent_more) {  // an extension after the outcome would only be stale
-    std::erase_if(others_, [&running](const ::tocsin::v1::Answer& answer) {
-      return answer.handle() == running.delivery.handle;
-    });
-  }
-  if (running.cancelled) {
-    others_.push_back(StaleAnswer(running.delivery));
-  } else if ((result == nullptr || result->kind == Result::Kind::kAck) && running.emitted.empty()) {
-    acked_.push_back(running.delivery.handle);
-  } else {
-    others_.push_back(ToAnswer(running, result == nullptr ? Ack() : std::move(*result)));
-  }
-}
-
 void Engine::OnCancel(Running& running, std::function<void()> callback) {
   const std::lock_guard lock(mutex_);
   if (running.cancelled) {
@@ -530,16 +397,6 @@ void Engine::OnCancel(Running& running, std::function<void()> callback) {
     return;
   }
   running.on_cancel = std::move(callback);
-}
-
-void Engine::SendAnswer(Running& running, ::tocsin::v1::Answer answer) {
-  const std::lock_guard lock(mutex_);
-  if (!connected_ || running.session != session_ || running.cancelled) {
-    return;
-  }
-  running.sent_more = true;
-  others_.push_back(std::move(answer));
-  WakeWriterLocked();
 }
 
 std::optional<Result> Engine::Call(const std::string& name, const Event& event, Running& running) {

@@ -9,6 +9,8 @@
 // still waits: handles rise within a session and each queue is first in, first out.
 // A delivery whose lease ended is answered all the same, when its handler has returned: that
 // settles nothing, but until then the broker counts this worker as busy with it.
+// The lease of a delivery that waits here is renewed at its half, and once more when it begins if a
+// quarter of it is over: time behind others is not the handler's.
 //
 // Threading: every method from any thread; one mutex. Handlers run without it.
 
@@ -101,8 +103,12 @@ class Engine {
   // Moves what is to be answered into `answers`. False: nothing.
   bool TakeAnswers(::tocsin::v1::Answers* answers);
   bool HasAnswers();
-  // Nothing waits, runs or is to be answered in this session.
-  bool Idle();
+  // Extends the leases of what waits and is half through its own. Returns when to come again, at
+  // most that late; `wake` is called when it should be earlier.
+  TimePoint RenewWaiting(TimePoint now);
+  // If nothing waits, runs or is to be answered in this session: takes nothing more in, because
+  // that could not be answered any more. False: not yet.
+  bool CloseIfIdle();
 
   // For Context and TestBroker.
   void OnCancel(Running& running, std::function<void()> callback);
@@ -123,6 +129,7 @@ class Engine {
   };
 
   std::uint64_t StartedThroughLocked() const;
+  void ExtendLocked(Delivery& delivery, TimePoint now);
   // What a handler's thread keeps from call to call.
   struct Work {
     std::vector<std::unique_ptr<Running>> running;
@@ -154,12 +161,14 @@ class Engine {
   std::shared_ptr<const std::function<void()>> send_;
   std::uint64_t session_ = 0;
   bool connected_ = false;
+  bool closed_ = false;  // what comes in this session is dropped: the broker offers it again
   bool draining_ = false;
   bool stopping_ = false;
   std::size_t idle_threads_ = 0;
   std::size_t next_function_ = 0;
   std::uint64_t last_handle_ = 0;
   std::uint64_t started_reported_ = 0;
+  TimePoint renew_due_ = TimePoint::max();
   Running* first_running_ = nullptr;
   std::vector<std::unique_ptr<Running>> spare_;     // for what runs next
   std::map<std::uint32_t, Function*> function_of_;  // by the broker's number

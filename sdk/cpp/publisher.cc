@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "sdk/cpp/request_batch.h"
@@ -101,7 +102,7 @@ class Publisher::Impl {
   bool closing_ = false;
   Stream* stream_ = nullptr;  // null between connections
   bool writing_ = false;
-  bool starting_ = false;  // a write is being started, without the mutex
+  int starting_ = 0;  // writes being started, without the mutex
   bool reader_over_ = false;
   bool finished_ = false;
   grpc::Status status_;
@@ -209,15 +210,14 @@ void Publisher::Impl::Pump(Lock& lock) {
     resend_ = false;
   }
   writing_ = true;
-  starting_ = true;
+  ++starting_;
   // Held here too: the answer may come before gRPC is done with starting.
   const std::shared_ptr<const std::string> bytes = batch.Share();
   Stream* stream = stream_;
   lock.unlock();
   stream->Write(std::move(header), bytes);
   lock.lock();
-  starting_ = false;
-  if (reader_over_ || closing_) main_wake_.notify_all();
+  if (--starting_ == 0 && (reader_over_ || closing_)) main_wake_.notify_all();
 }
 
 void Publisher::Impl::OnWritten(bool ok) {
@@ -268,26 +268,24 @@ void Publisher::Impl::Main() {
     std::deque<Batch> unanswered = std::move(in_flight_);
     in_flight_.clear();
     resend_ = false;
-    if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) {
-      RequeueLocked(std::move(again));
-      PublishResult poisoned;
-      poisoned.status = absl::InvalidArgumentError(status.error_message());
-      std::size_t events = 0;
-      std::size_t bytes = 0;
+    std::optional<Batch> poisoned;
+    if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT && !unanswered.empty()) {
+      // The broker answers everything before the request that it cannot read, and nothing after.
+      poisoned = std::move(unanswered.front());
+      unanswered.pop_front();
+    }
+    for (Batch& batch : unanswered) {
+      batch.Own();  // more may be added to it
+      again.push_back(std::move(batch));
+    }
+    RequeueLocked(std::move(again));
+    if (poisoned) {
+      PublishResult result;
+      result.status = absl::InvalidArgumentError(status.error_message());
       lock.unlock();
-      for (Batch& batch : unanswered) {
-        events += batch.size();
-        bytes += batch.EventBytes();
-        Finish(batch, poisoned);
-      }
+      Finish(*poisoned, result);
       lock.lock();
-      CountFinished(lock, events, bytes);
-    } else {
-      for (Batch& batch : unanswered) {
-        batch.Own();  // more may be added to it
-        again.push_back(std::move(batch));
-      }
-      RequeueLocked(std::move(again));
+      CountFinished(lock, poisoned->size(), poisoned->EventBytes());
     }
     if (closing_) {
       break;
@@ -362,7 +360,7 @@ grpc::Status Publisher::Impl::Serve(Lock& lock) {
   // Whoever is starting a write still needs the stream.
   const bool orderly = in_flight_.empty() && !writing_ && !reader_over_;
   stream_ = nullptr;
-  main_wake_.wait(lock, [this] { return !starting_; });
+  main_wake_.wait(lock, [this] { return starting_ == 0; });
   const bool cancel = !orderly && !reader_over_;
   lock.unlock();
   if (orderly) {

@@ -378,6 +378,7 @@ void Worker::Loop::WriterMain(Session& session) {
   bool left = false;
   bool done_writing = false;
   auto goodbye_due = steady_clock::time_point::max();
+  auto renew_due = steady_clock::time_point::max();
   pb::WorkerFrame frame;
   while (true) {
     bool leaving = false;
@@ -385,7 +386,7 @@ void Worker::Loop::WriterMain(Session& session) {
     milliseconds heartbeat{0};
     {
       std::unique_lock lock(session.mutex);
-      auto due = session.welcomed ? std::min(heartbeat_due, goodbye_due) : welcome_due;
+      auto due = session.welcomed ? std::min({heartbeat_due, goodbye_due, renew_due}) : welcome_due;
       session.wake.wait_until(lock, due, [&] {
         return session.over || session.pending || (session.welcomed && due == welcome_due);
       });
@@ -405,6 +406,7 @@ void Worker::Loop::WriterMain(Session& session) {
     if (done_writing) {
       continue;
     }
+    renew_due = engine_.RenewWaiting(now);
     frame.Clear();
     std::optional<bool> answered;
     {
@@ -434,7 +436,7 @@ void Worker::Loop::WriterMain(Session& session) {
         return;
       }
     }
-    if (left && engine_.Idle()) {
+    if (left && engine_.CloseIfIdle()) {
       const std::lock_guard lock(session.write_mutex);
       session.writes_over = true;
       session.stream->WritesDone();

@@ -72,6 +72,82 @@ TEST(ThreadExecutorTest, ATaskMayPostToItsOwnExecutor) {
   done.get_future().get();
 }
 
+// Dispatches until a task has run inside the call: the thread may not sleep yet at first.
+bool RunsInside(const Clock& clock, ThreadExecutor& executor) {
+  const Instant deadline = clock.Monotonic() + std::chrono::seconds(20);
+  while (clock.Monotonic() < deadline) {
+    std::promise<std::thread::id> ran;
+    executor.Dispatch([&ran] { ran.set_value(std::this_thread::get_id()); });
+    if (ran.get_future().get() == std::this_thread::get_id()) return true;
+  }
+  return false;
+}
+
+TEST(ThreadExecutorTest, DispatchRunsOnTheCallersThreadWhileItsOwnSleeps) {
+  SystemClock clock;
+  ThreadExecutor executor("dispatch", clock);
+  EXPECT_TRUE(RunsInside(clock, executor));
+}
+
+TEST(ThreadExecutorTest, WhatIsPostedDuringADispatchIsRunByTheThreadAfterwards) {
+  SystemClock clock;
+  ThreadExecutor executor("after", clock);
+  ASSERT_TRUE(RunsInside(clock, executor));
+  const std::thread::id self = std::this_thread::get_id();
+  bool inside = false;
+  while (!inside) {
+    bool over = false;
+    std::promise<bool> posted;
+    std::promise<bool> due;
+    executor.Dispatch([&] {
+      inside = std::this_thread::get_id() == self;
+      executor.PostAt(clock.Monotonic(), [&] { due.set_value(over); });
+      std::thread([&] { executor.Post([&] { posted.set_value(over); }); }).join();
+      over = true;
+    });
+    EXPECT_TRUE(posted.get_future().get());
+    EXPECT_TRUE(due.get_future().get());
+  }
+}
+
+// The danger: two threads inside one owner, or one thread's tasks out of order.
+TEST(ThreadExecutorTest, DispatchAndPostRunOneTaskAtATimeInEachThreadsOrder) {
+  SystemClock clock;
+  constexpr int kThreads = 4;
+  constexpr int kTasks = 5000;
+  std::vector<int> next(kThreads);
+  int total = 0;  // no atomic: the executor alone makes it safe
+  int disordered = 0;
+  ThreadExecutor executor("mixed", clock);
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (int i = 0; i < kTasks; ++i) {
+        const auto task = [&, thread, i] {
+          ++total;
+          disordered += next[static_cast<std::size_t>(thread)]++ == i ? 0 : 1;
+        };
+        if (i % 3 == 0) {
+          executor.Post(task);
+        } else {
+          executor.Dispatch(task);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  executor.Stop();
+  EXPECT_EQ(total, kThreads * kTasks);
+  EXPECT_EQ(disordered, 0);
+}
+
+TEST(ThreadExecutorTest, DispatchAfterStopIsDropped) {
+  SystemClock clock;
+  ThreadExecutor executor("stopped", clock);
+  executor.Stop();
+  executor.Dispatch([] { ADD_FAILURE(); });
+}
+
 TEST(SystemClockTest, MonotonicNeverDecreasesAndWallIsAfter2020) {
   SystemClock clock;
   Instant before = clock.Monotonic();

@@ -21,6 +21,37 @@ void DetachAndReturn(PartitionRig& rig) {
   rig.owner.RunUntilIdle();
 }
 
+// The danger: what another partition forwards meets one that knows its log's end only in part.
+TEST(PartitionReloadTest, WhatAnotherPartitionForwardsWaitsUntilThisOneIsRecovered) {
+  PartitionRig rig;
+  rig.journal_options.batch_bytes_max = 256 * 1024;  // room for a lane's batch
+  rig.journal_options.segment_bytes = 512 * 1024;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("before").ok());
+  rig.Kill();
+  std::optional<absl::Status> opened;
+  ASSERT_TRUE(rig.Begin(opened).ok());
+  std::optional<absl::Status> forwarded;
+  LaneBatch batch;
+  batch.lane.source = fmt::format("{}1", kPartitionLanePrefix);
+  batch.events.push_back(PartitionRig::MakeEvent("emitted", "k", 10));
+  batch.position = "1";
+  batch.done = [&forwarded](absl::Status status) { forwarded = std::move(status); };
+  rig.shards->Forward(PartitionId(0), std::move(batch));
+  std::optional<absl::Status> paused;
+  rig.shards->Post(PartitionId(0),
+                   [&paused](Partition& partition) { paused = partition.SetPaused("all", true); });
+  rig.owner.RunUntilIdle();
+  EXPECT_FALSE(opened.has_value()) << "nothing was read yet";
+  EXPECT_EQ(paused, absl::UnavailableError("partition 0 is being recovered: try again"));
+  rig.Run();
+  EXPECT_EQ(opened, absl::OkStatus());
+  EXPECT_EQ(forwarded, absl::OkStatus());
+  EXPECT_EQ(rig.failure, absl::OkStatus());
+  rig.Attach();
+  EXPECT_THAT(rig.DrainAll(), UnorderedElementsAre("before", "emitted"));
+}
+
 TEST(PartitionReloadTest, AReadForALeaseOfAFormerQueueSendsNothing) {
   PartitionRig rig;
   rig.partition_options.cache_bytes_max = 1;

@@ -76,6 +76,14 @@ class PartitionRig : public PartitionObserver {
   }
 
   absl::Status Start() {
+    std::optional<absl::Status> result;
+    const absl::Status begun = Begin(result);
+    if (!begun.ok()) return begun;
+    Run();
+    return result.value_or(absl::DeadlineExceededError("not opened"));
+  }
+  // Opens, not run: `result` is filled when the partition is recovered.
+  absl::Status Begin(std::optional<absl::Status>& result) {
     FileJournalOptions options = std::move(journal_options);
     journal_options = FileJournalOptions();
     journal_options.partitions = options.partitions;
@@ -94,10 +102,8 @@ class PartitionRig : public PartitionObserver {
                                       Shards::Ports{*journal, {&owner}, clock, {&random}, *this});
     dispatcher = std::make_unique<Dispatcher>(*shards, *shards);
     shards->SetDispatcher(*dispatcher);
-    std::optional<absl::Status> result;
-    shards->Open(MakePlan(), [&](const absl::Status& status) { result = status; });
-    Run();
-    return result.value_or(absl::DeadlineExceededError("not opened"));
+    shards->Open(MakePlan(), [&result](const absl::Status& status) { result = status; });
+    return absl::OkStatus();
   }
 
   std::shared_ptr<const RoutePlan> MakePlan() {

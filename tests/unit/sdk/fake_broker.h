@@ -183,7 +183,7 @@ class FakeSession {
 
 class FakeBroker {
  public:
-  // Answers a publish request; false ends the stream with UNAVAILABLE instead.
+  // Answers a publish request; false ends the stream instead, with publish_status.
   using OnPublish = std::function<bool(const v1::PublishRequest&, v1::PublishResponse*)>;
 
   FakeBroker() : worker_(this), publisher_(this) { Start("127.0.0.1:0"); }
@@ -220,6 +220,10 @@ class FakeBroker {
   void set_on_publish(OnPublish on_publish) {
     const std::lock_guard lock(mutex_);
     on_publish_ = std::move(on_publish);
+  }
+  void set_publish_status(grpc::Status status) {
+    const std::lock_guard lock(mutex_);
+    publish_status_ = std::move(status);
   }
   void set_attach_status(grpc::Status status) {
     const std::lock_guard lock(mutex_);
@@ -273,7 +277,8 @@ class FakeBroker {
           on_publish = broker_->on_publish_;
         }
         if (!on_publish(request, &response)) {
-          return {grpc::StatusCode::UNAVAILABLE, "going away"};
+          const std::lock_guard lock(broker_->mutex_);
+          return broker_->publish_status_;
         }
         stream->Write(response);
       }
@@ -286,6 +291,7 @@ class FakeBroker {
 
   std::mutex mutex_;
   OnPublish on_publish_;
+  grpc::Status publish_status_{grpc::StatusCode::UNAVAILABLE, "going away"};
   grpc::Status attach_status_;
   TestQueue<std::shared_ptr<FakeSession>> sessions_;
   WorkerService worker_;

@@ -175,6 +175,29 @@ TEST_F(PublisherTest, LostConnectionsLoseNothingAndRepeatNothing) {
   EXPECT_EQ(store_.ids, Expected(2000));
 }
 
+// The danger: events that wait behind a request that cannot be read are reported as malformed, too.
+TEST_F(PublisherTest, OnlyTheRequestThatCannotBeReadFails) {
+  broker_.set_publish_status({grpc::StatusCode::INVALID_ARGUMENT, "a malformed request"});
+  broker_.set_on_publish([&](const v1::PublishRequest& request, v1::PublishResponse* response) {
+    if (request.events(0).id() == "1") return false;
+    store_.Accept(request, response);
+    return true;
+  });
+  PublisherOptions options = Options();
+  options.batch_events_max = 1;
+  Publisher publisher(options);
+  std::vector<std::future<PublishResult>> results;
+  for (int i = 0; i < 20; ++i) results.push_back(publisher.Publish(Numbered(i)));
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_EQ(results[i].wait_for(kTestPatience), std::future_status::ready) << i;
+    const PublishResult result = results[i].get();
+    EXPECT_EQ(result.status.ok(), i != 1) << i << ": " << result.status;
+    if (i == 1) {
+      EXPECT_EQ(result.status.message(), "a malformed request");
+    }
+  }
+}
+
 TEST_F(PublisherTest, CloseAnswersWhatTheBrokerDoesNot) {
   broker_.Stop();
   Publisher publisher(Options());

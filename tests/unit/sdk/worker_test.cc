@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <thread>  // Run() blocks, so it needs a thread of the test's
 
+#include "sdk/cpp/engine.h"
 #include "tests/unit/sdk/fake_broker.h"
 
 namespace tocsin::sdk {
@@ -288,6 +289,62 @@ TEST_F(WorkerTest, ExtendIsSentWhileTheHandlerRuns) {
   EXPECT_EQ(session->NextOther().extend().by_ms(), 60'000U);
   proceed.Push(1);
   EXPECT_THAT(session->Acked(1), ElementsAre(1));
+}
+
+// The danger: what waits behind a slow handler loses its lease and runs twice.
+TEST_F(WorkerTest, TheLeaseOfWhatWaitsIsRenewedAndThatOfWhatRunsIsNot) {
+  Worker worker("orders", Options());
+  TestQueue<int> begun;
+  TestQueue<int> proceed;
+  worker.On("charge", [&](const Event&, Context&) {
+    begun.Push(1);
+    proceed.Pop();
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 2, 1, 200);
+  begun.Pop();
+  for (int i = 0; i < 2; ++i) {
+    const v1::Answer extended = session->NextOther();
+    EXPECT_EQ(extended.handle(), 2U);
+    EXPECT_EQ(extended.token(), 1002U);
+    ASSERT_TRUE(extended.has_extend());
+    EXPECT_EQ(extended.extend().by_ms(), 0U);
+  }
+  proceed.Push(1);
+  proceed.Push(1);
+  EXPECT_THAT(session->Acked(2), ElementsAre(1, 2));
+}
+
+// The danger: a worker that can answer no more runs what the broker sent meanwhile, for nothing.
+TEST(EngineTest, WhatArrivesAfterTheLastAnswerIsNotRun) {
+  internal::Engine engine("orders", WorkerOptions());
+  std::atomic<int> ran = 0;
+  const auto count = [&ran](const Event&, Context&) {
+    ++ran;
+    return Ack();
+  };
+  engine.AddFunction("charge", count, 1);
+  engine.StartThreads();
+  engine.BeginSession([] {}, [] {});
+  const auto deliver = [&engine](std::uint64_t handle) {
+    internal::DeliveryFrame frame;
+    frame.functions.push_back({.function = 1, .name = "charge"});
+    internal::Delivery delivery;
+    delivery.handle = handle;
+    delivery.function = 1;
+    frame.deliveries.push_back(delivery);
+    engine.Deliver(frame);
+    engine.LetRun();
+  };
+  deliver(1);
+  EXPECT_FALSE(engine.CloseIfIdle());  // it waits, runs or is to be answered
+  v1::Answers answers;
+  while (answers.acked().empty()) engine.TakeAnswers(&answers);
+  ASSERT_TRUE(engine.CloseIfIdle());
+  deliver(2);
+  engine.StopThreads();
+  EXPECT_EQ(ran, 1);
 }
 
 TEST_F(WorkerTest, HeartbeatsComeWhileAHandlerHangs) {

@@ -1,0 +1,179 @@
+// The inside of BrokerSim: a broker's lives, its workers, and what the simulator knows of them. See
+// broker_sim.h for the faults and the checks.
+
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <deque>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "broker/base/random.h"
+#include "broker/base/status.h"
+#include "broker/partition/shards.h"
+#include "broker/virtual/memory_journal.h"
+#include "broker/virtual/one_thread_executor.h"
+#include "broker/virtual/virtual_clock.h"
+#include "dispatch/dispatcher.h"
+#include "dispatch/worker_session.h"
+#include "tests/sim/broker_sim.h"
+
+namespace tocsin::broker_sim {
+
+inline constexpr std::uint32_t kPartitions = 2;
+inline constexpr std::uint32_t kAttempts = 3;
+
+struct TriggerPlan {
+  std::string name;
+  bool park = false;
+  std::uint32_t concurrency = 0;
+  Order order = Order::kKey;
+  bool from_start = false;  // not there at first; given every stored event when it comes
+};
+
+const std::vector<TriggerPlan>& Plans();
+std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type);
+
+class Sim;
+
+// A simulated worker: keeps what it was given and answers when the simulator says so.
+class SimWorker final : public WorkerLink {
+ public:
+  struct Held {
+    std::uint64_t handle = 0;
+    FencingToken token;
+    DeliveryId id;
+    Offset offset;
+    std::string trigger;
+    std::string event;
+    std::uint32_t attempt = 0;
+  };
+
+  explicit SimWorker(Sim& sim) : sim_(sim) {}
+  void Deliver(std::string_view, std::span<const OutgoingDelivery> deliveries) override;
+  void Cancel(std::span<const std::uint64_t>) override {}
+  void Drain(const std::string&) override {}
+
+  std::deque<Held> held;
+  std::deque<Held> answered;  // for late and double answers
+  std::shared_ptr<WorkerSession> session;
+  std::uint64_t started_through = 0;
+  bool mute = false;
+
+ private:
+  Sim& sim_;
+};
+
+// One life of the broker, from opening to crash.
+struct Life {
+  Life(Journal& journal, Executor& executor, const Clock& clock, Random& random,
+       PartitionObserver& observer, const ShardsOptions& options)
+      : shards(options, Shards::Ports{journal, {&executor}, clock, {&random}, observer}),
+        dispatcher(shards, shards) {
+    shards.SetDispatcher(dispatcher);
+  }
+  Shards shards;
+  Dispatcher dispatcher;
+};
+
+class Sim final : public PartitionObserver {
+ public:
+  explicit Sim(const BrokerSimOptions& options)
+      : options_(options),
+        random_(options.seed),
+        broker_random_(options.seed ^ 0x9E3779B97F4A7C15u),
+        engine_(clock_),
+        executor_(clock_),
+        journal_(engine_, JournalOptions(options.seed)) {}
+
+  BrokerSimResult Run();
+
+  void Warn(PartitionId, std::string_view code, const std::string& message) override {
+    if (options_.trace) fmt::print("  warn {} {}\n", code, message);
+  }
+  void Failed(PartitionId partition, const absl::Status& status) override {
+    Fail(fmt::format("partition {} failed: {}", partition.value(), MessageOf(status)));
+  }
+
+  void OnDelivered(SimWorker& worker, const OutgoingDelivery& delivery);
+  void Fail(const std::string& what) {
+    if (result_.failure.empty()) result_.failure = what;
+  }
+
+  // Reads of one batch, of a few, and of all there is: what reads on must cope with each.
+  static MemoryJournalOptions JournalOptions(std::uint64_t seed) {
+    MemoryJournalOptions options;
+    options.batch_bytes_max = 256 * 1024;
+    static constexpr std::size_t kReads[] = {1, 500, 2000, 2000, 64 * 1024};
+    options.read_bytes_max = kReads[(seed >> 3) % std::size(kReads)];
+    return options;
+  }
+
+ private:
+  bool Chance(std::uint64_t percent) { return random_.Below(100) < percent; }
+  void Pump(std::size_t tasks) {
+    for (std::size_t i = 0; i < tasks; ++i) {
+      const bool ran = Chance(50) ? (executor_.RunOne() || engine_.RunOne())
+                                  : (engine_.RunOne() || executor_.RunOne());
+      if (!ran) return;
+    }
+  }
+  void PumpAll() {
+    for (int i = 0; i < 100000; ++i) {
+      const std::size_t ran = executor_.RunUntilIdle(1000) + engine_.RunUntilIdle(1000);
+      if (ran == 0) return;
+    }
+    Fail("the broker does not come to rest");
+  }
+  void Start();
+  void Crash();
+  void Publish();
+  void Answer(SimWorker& worker);
+  void AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy);
+  void Attach();
+  void CheckBooks(bool drained);
+  std::shared_ptr<RoutePlan> MakePlan();
+  void Letters(bool redrive_all);
+  void Quiesce();
+
+  const BrokerSimOptions options_;
+  SeededRandom random_;
+  SeededRandom broker_random_;
+  VirtualClock clock_;
+  OneThreadExecutor engine_;
+  OneThreadExecutor executor_;
+  MemoryJournal journal_;
+  std::unique_ptr<Life> life_;
+  std::vector<std::shared_ptr<SimWorker>> workers_;
+  bool opened_ = false;
+  std::uint64_t generation_ = 0;
+  std::set<std::string> detached_;
+  BrokerSimResult result_;
+
+  // swarm
+  bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
+       emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true;
+  std::uint64_t keys_ = 4;
+
+  // shadow
+  std::uint64_t next_number_ = 0;
+  std::map<std::uint64_t, bool> answered_;           // published number -> answered OK
+  std::map<std::string, std::uint32_t> executions_;  // delivery id -> executions
+  std::map<std::string, std::string> outcome_;       // delivery id -> last answer given
+  std::map<std::pair<std::string, std::string>, std::string> leased_;  // (trigger, key) -> delivery
+  std::map<std::string, std::uint64_t> first_lease_;  // trigger/key/epoch -> highest offset
+  std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> payload_;  // offset -> event id
+  std::map<std::string, int> executed_events_;  // "trigger event-id" -> executions
+  std::set<std::string> final_;                 // settlements whose durability was confirmed
+  Instant last_expiry_check_{};
+};
+
+}  // namespace tocsin::broker_sim
