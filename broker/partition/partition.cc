@@ -17,7 +17,7 @@ namespace {
 constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
 constexpr Duration kRetryAppendAfter = std::chrono::milliseconds(200);
 constexpr std::uint32_t kDeltasPerBase = 32;
-constexpr std::size_t kBodySlack = 64 * 1024;  // for settlements encoded at the end of a batch
+constexpr std::size_t kBodySlack = 64 * 1024;
 // A batch this long takes no more events: one that is still in the CPU's caches when its CRC is
 // taken and when it is written is cheaper than the append that a longer one would save.
 constexpr std::size_t kBodyTarget = 512 * 1024;
@@ -73,13 +73,17 @@ void Partition::Impl::BeginIfNeeded() {
   turn.append_time_us = last_append_us;
 }
 
+std::size_t Partition::Impl::BodySlack() const {
+  return std::min(kBodySlack, ports.journal.batch_bytes_max() / 4);
+}
+
 void Partition::Impl::EnsureRoom(std::size_t bytes) {
   if (turn.empty()) {
     BeginIfNeeded();
     return;
   }
-  const std::size_t max = std::min(ports.journal.batch_bytes_max(), kBodyTarget + kBodySlack);
-  const std::size_t held = turn.body.size() + turn.settled_count * 12 + kBodySlack;
+  const std::size_t max = std::min(ports.journal.batch_bytes_max(), kBodyTarget + BodySlack());
+  const std::size_t held = turn.body.size() + turn.settled_count * 12 + BodySlack();
   if (held + bytes > max) Flush();
 }
 

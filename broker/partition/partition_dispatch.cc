@@ -60,11 +60,11 @@ const PriorAttempts* Partition::Impl::PriorOf(const TriggerRecord& trigger, std:
   if (found == trigger.attempts.end()) return nullptr;
   const AttemptHistory& history = found->second;
   prior.count = history.failed;
-  const std::int64_t left_us = std::max<std::int64_t>(0, history.due_us - Micros(wall));
+  const std::int64_t left_us = std::max<std::int64_t>(0, history.due_us - LogTime());
   prior.delay = std::chrono::microseconds(left_us);
   prior.alone = history.alone;
   prior.first_started_ago =
-      std::chrono::microseconds(std::max<std::int64_t>(0, Micros(wall) - history.first_us));
+      std::chrono::microseconds(std::max<std::int64_t>(0, LogTime() - history.first_us));
   return &prior;
 }
 
@@ -238,7 +238,7 @@ void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions)
       record.index = attempt->candidate.match_index;
       record.offset = attempt->candidate.offset;
       record.attempt = attempt->attempt;
-      record.at_us = Micros(wall);
+      record.at_us = LogTime();
       record.due_us = record.at_us +
                       std::chrono::duration_cast<std::chrono::microseconds>(attempt->delay).count();
       record.worker_died = attempt->worker_died;

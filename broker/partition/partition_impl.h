@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -101,6 +102,12 @@ struct Partition::Impl {
 
   // --- partition.cc: turns and appending ---
   void BeginIfNeeded();
+  // Wall time that never goes back, also over restarts: a delay that a record promises is not
+  // longer for a clock that was set back.
+  std::int64_t LogTime() const {
+    return std::max(last_append_us, std::int64_t{wall.time_since_epoch().count()});
+  }
+  std::size_t BodySlack() const;  // kept for settlements encoded at the end of a batch
   void EnsureRoom(std::size_t bytes);
   void AddRecord(RecordType type, std::string_view body);
   // Appends an event and applies it; `view` is of `event`. Returns its offset.

@@ -264,7 +264,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
   for (const std::string& event : batch.events) bytes += event.size() + 256;
   for (const auto& [key, value] : batch.puts) bytes += key.size() + value.size() + 8;
   for (const std::string& key : batch.erases) bytes += key.size() + 4;
-  if (bytes + 128 * 1024 > ports.journal.batch_bytes_max()) {
+  if (bytes + 2 * BodySlack() > ports.journal.batch_bytes_max()) {
     batch.done(absl::OutOfRangeError(fmt::format(
         "a batch of {} from source '{}' is larger than one journal batch ({})", FormatBytes(bytes),
         batch.lane.source, FormatBytes(ports.journal.batch_bytes_max()))));

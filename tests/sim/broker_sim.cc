@@ -55,9 +55,9 @@ void Sim::Letters(bool redrive_all) {
 }
 
 void Sim::Quiesce() {
-  journal_.SetLogBytesMax(UINT64_MAX);
-  journal_.Release();
+  storage_->Heal();
   detached_.clear();
+  if (storage_->faulty()) Crash();
   PumpAll();
   if (!opened_ && result_.failure.empty()) return Fail("the broker did not open");
   for (const auto& worker : workers_) {
@@ -113,11 +113,13 @@ void Sim::Quiesce() {
 BrokerSimResult Sim::Run() {
   const auto on = [&] { return !Chance(25); };
   for (bool* one : {&crashes_, &deaths_, &fails_, &poison_, &emits_, &dups_}) *one = on();
-  for (bool* one : {&reloads_, &full_, &letters_, &pauses_}) *one = Chance(50);
+  for (bool* one : {&reloads_, &full_, &letters_, &pauses_, &breaks_, &clock_set_})
+    *one = Chance(50);
   keys_ = 1 + random_.Below(8);
   detached_.insert("late");
   Start();
   for (std::uint32_t step = 0; step < options_.steps && result_.failure.empty(); ++step) {
+    if (broken_) Crash();
     const std::uint64_t choice = random_.Below(100);
     if (choice < 25) {
       Publish();
@@ -149,11 +151,11 @@ BrokerSimResult Sim::Run() {
       });
       life_->shards.ApplyPlan(MakePlan());
     } else if (choice < 69 && full_) {
-      journal_.SetLogBytesMax(Chance(50) ? journal_.log_bytes() + 200 : UINT64_MAX);
+      storage_->SetFull(Chance(50));
     } else if (choice < 70 && full_) {
-      journal_.Hold();
+      storage_->Hold(true);
     } else if (choice < 73 && full_) {
-      journal_.Release();
+      storage_->Hold(false);
     } else if (choice < 75 && letters_) {
       Letters(false);
     } else if (choice < 77 && pauses_ && opened_) {
@@ -164,6 +166,10 @@ BrokerSimResult Sim::Run() {
           (void)partition.SetPaused(name, paused);
         });
       }
+    } else if (choice < 78 && breaks_) {
+      storage_->BreakSoon();
+    } else if (choice < 79 && clock_set_) {
+      clock_.StepWall(std::chrono::seconds(static_cast<std::int64_t>(random_.Below(7200)) - 3600));
     } else if (choice < 85) {
       const Duration by = std::chrono::milliseconds(random_.Below(1500));
       // Leases end at the clock's word; what their holders say afterwards is stale.
@@ -182,7 +188,7 @@ BrokerSimResult Sim::Run() {
   }
   if (result_.failure.empty()) Quiesce();
   executor_.Clear();
-  engine_.Clear();
+  storage_->DropTasks();
   for (const auto& worker : workers_) worker->session.reset();
   return result_;
 }

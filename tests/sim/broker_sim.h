@@ -1,12 +1,14 @@
 // BrokerSim: whole brokers (real partitions, shards, routing, queues, dispatcher) on the journal in
-// memory, with simulated workers and publishers, in one thread from one seed.
+// memory or on the journal on files of a simulated disk, with simulated workers and publishers, in
+// one thread from one seed.
 //
 // Fault model: the broker crashes at any step (appends that are not durable are lost, also in the
-// middle of recovery); appends are held back or refused for want of space; workers die with or
-// without having started, answer late, twice, for unknown handles, or never; functions fail,
-// reject, drop, emit; triggers are reloaded, detached and put back, added with `from: start`,
-// paused; keys are hot, poisoned or parked. Classes of events are switched off at random per run
-// (swarm testing).
+// middle of recovery); appends are held back or refused for want of space; of the disk, the power
+// goes off at any operation, writes and syncs fail, space ends half way; the wall clock is set;
+// workers die with or without having started, answer late, twice, for unknown handles, or never;
+// functions fail, reject, drop, emit; triggers are reloaded, detached and put back, added with
+// `from: start`, paused; keys are hot, poisoned or parked. Classes of events are switched off at
+// random per run (swarm testing).
 //
 // Checked at every step: one lease per (trigger, key); per key the first leases follow the
 // journal's order within an epoch; nothing leased before it was durable; books balance. After
@@ -28,6 +30,7 @@ struct BrokerSimOptions {
   std::uint64_t seed = 1;
   std::uint32_t steps = 400;
   SimCanary canary = SimCanary::kNone;
+  bool disk = false;  // the journal on files of a simulated disk, not the one in memory
   bool trace = false;
 };
 

@@ -1,5 +1,5 @@
 // Runs BrokerSim over many seeds: broker_sim [--seeds N] [--first-seed S] [--steps N]
-// [--canary answer_early] [--trace]. Without --seeds, TOCSIN_SEED runs that one.
+// [--disk] [--canary answer_early] [--trace]. Without --seeds, TOCSIN_SEED runs that one.
 
 #include <fmt/format.h>
 
@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
     if (flag == "--steps")
       options.steps = static_cast<std::uint32_t>(std::strtoul(value, nullptr, 10));
     if (flag == "--canary") options.canary = tocsin::SimCanary::kAnswerEarly;
+    if (flag == "--disk") options.disk = true;
     if (flag == "--trace") options.trace = true;
   }
   tocsin::BrokerSimResult total;
@@ -41,8 +42,8 @@ int main(int argc, char** argv) {
     if (result.failure.empty()) continue;
     ++failures;
     if (failures <= 10) {
-      fmt::print("seed {}: {}\n  again: {} --seeds 1 --first-seed {} --steps {} --trace\n", seed,
-                 result.failure, argv[0], seed, options.steps);
+      fmt::print("seed {}: {}\n  again: {} --seeds 1 --first-seed {} --steps {}{} --trace\n", seed,
+                 result.failure, argv[0], seed, options.steps, options.disk ? " --disk" : "");
     }
     if (options.canary != tocsin::SimCanary::kNone) break;
   }

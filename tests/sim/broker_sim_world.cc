@@ -110,10 +110,24 @@ void Sim::Start() {
   options.partition.queues.spread_max = 4096;
   options.partition.cache_bytes_max = 2000;
   options.partition.checkpoint_every = std::chrono::seconds(2);
-  life_ = std::make_unique<Life>(journal_, executor_, clock_, broker_random_, *this, options);
+  broken_ = false;
+  for (int attempt = 0;; ++attempt) {
+    const absl::Status status = storage_->Start();
+    if (status.ok()) break;
+    if (!storage_->faulty() || attempt > 100) {
+      return Fail(fmt::format("the journal does not open: {}", MessageOf(status)));
+    }
+    storage_->Crash();
+  }
+  life_ = std::make_unique<Life>(storage_->journal(), executor_, clock_, broker_random_, *this,
+                                 options);
   opened_ = false;
   life_->shards.Open(MakePlan(), [this](const absl::Status& status) {
-    if (!status.ok()) Fail(fmt::format("open: {}", MessageOf(status)));
+    if (!status.ok()) {
+      broken_ = true;
+      if (!storage_->faulty()) Fail(fmt::format("open: {}", MessageOf(status)));
+      return;
+    }
     opened_ = true;
   });
 }
@@ -122,13 +136,12 @@ void Sim::Crash() {
   ++result_.crashes;
   if (options_.trace) fmt::print("crash\n");
   executor_.Clear();
-  engine_.Clear();
+  storage_->DropTasks();
   for (const auto& worker : workers_) worker->session.reset();
   workers_.clear();
   life_.reset();
   executor_.Clear();
-  engine_.Clear();
-  journal_.Crash();
+  storage_->Crash();
   leased_.clear();
   Start();
 }

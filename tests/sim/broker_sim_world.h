@@ -19,12 +19,12 @@
 #include "broker/base/random.h"
 #include "broker/base/status.h"
 #include "broker/partition/shards.h"
-#include "broker/virtual/memory_journal.h"
 #include "broker/virtual/one_thread_executor.h"
 #include "broker/virtual/virtual_clock.h"
 #include "dispatch/dispatcher.h"
 #include "dispatch/worker_session.h"
 #include "tests/sim/broker_sim.h"
+#include "tests/sim/sim_storage.h"
 
 namespace tocsin::broker_sim {
 
@@ -90,9 +90,9 @@ class Sim final : public PartitionObserver {
       : options_(options),
         random_(options.seed),
         broker_random_(options.seed ^ 0x9E3779B97F4A7C15u),
-        engine_(clock_),
         executor_(clock_),
-        journal_(engine_, JournalOptions(options.seed)) {}
+        storage_(options.disk ? NewDiskStorage(clock_, options.seed, kPartitions)
+                              : NewMemoryStorage(clock_, options.seed)) {}
 
   BrokerSimResult Run();
 
@@ -100,6 +100,8 @@ class Sim final : public PartitionObserver {
     if (options_.trace) fmt::print("  warn {} {}\n", code, message);
   }
   void Failed(PartitionId partition, const absl::Status& status) override {
+    broken_ = true;
+    if (storage_->faulty()) return;
     Fail(fmt::format("partition {} failed: {}", partition.value(), MessageOf(status)));
   }
 
@@ -108,27 +110,18 @@ class Sim final : public PartitionObserver {
     if (result_.failure.empty()) result_.failure = what;
   }
 
-  // Reads of one batch, of a few, and of all there is: what reads on must cope with each.
-  static MemoryJournalOptions JournalOptions(std::uint64_t seed) {
-    MemoryJournalOptions options;
-    options.batch_bytes_max = 256 * 1024;
-    static constexpr std::size_t kReads[] = {1, 500, 2000, 2000, 64 * 1024};
-    options.read_bytes_max = kReads[(seed >> 3) % std::size(kReads)];
-    return options;
-  }
-
  private:
   bool Chance(std::uint64_t percent) { return random_.Below(100) < percent; }
   void Pump(std::size_t tasks) {
     for (std::size_t i = 0; i < tasks; ++i) {
-      const bool ran = Chance(50) ? (executor_.RunOne() || engine_.RunOne())
-                                  : (engine_.RunOne() || executor_.RunOne());
+      const bool ran = Chance(50) ? (executor_.RunOne() || storage_->Run(1) > 0)
+                                  : (storage_->Run(1) > 0 || executor_.RunOne());
       if (!ran) return;
     }
   }
   void PumpAll() {
     for (int i = 0; i < 100000; ++i) {
-      const std::size_t ran = executor_.RunUntilIdle(1000) + engine_.RunUntilIdle(1000);
+      const std::size_t ran = executor_.RunUntilIdle(1000) + storage_->Run(1000);
       if (ran == 0) return;
     }
     Fail("the broker does not come to rest");
@@ -148,19 +141,20 @@ class Sim final : public PartitionObserver {
   SeededRandom random_;
   SeededRandom broker_random_;
   VirtualClock clock_;
-  OneThreadExecutor engine_;
   OneThreadExecutor executor_;
-  MemoryJournal journal_;
+  std::unique_ptr<SimStorage> storage_;
   std::unique_ptr<Life> life_;
   std::vector<std::shared_ptr<SimWorker>> workers_;
   bool opened_ = false;
+  bool broken_ = false;  // the journal failed: this life is over
   std::uint64_t generation_ = 0;
   std::set<std::string> detached_;
   BrokerSimResult result_;
 
   // swarm
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
-       emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true;
+       emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
+       clock_set_ = true;
   std::uint64_t keys_ = 4;
 
   // shadow

@@ -60,6 +60,7 @@ class SimFileSystem final : public FileSystem {
   void ClearFaults() { faults_.clear(); }
   // All files together may take this much; beyond it kResourceExhausted.
   void SetCapacity(std::uint64_t bytes) { capacity_ = bytes; }
+  std::uint64_t Used() const;  // by all files together
   // SyncData (or SyncDir) answers OK without syncing.
   void LieAboutSyncs(bool files, bool directories) {
     lie_files_ = files;
@@ -97,7 +98,6 @@ class SimFileSystem final : public FileSystem {
   // Counts an operation; an error if the power is off, or goes off with this one (`cut`).
   absl::Status Operate(bool& cut);
   std::optional<absl::Status> Injected(Call call, const std::string& path);
-  std::uint64_t Used() const;
   bool Survives(Coins coins);
   void ApplyDurably(const NameChange& change);
   static std::string DirOf(const std::string& path);

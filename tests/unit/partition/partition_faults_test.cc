@@ -227,6 +227,24 @@ TEST(PartitionFaultsTest, F18OneIdTooManyPushesOutTheOldest) {
   EXPECT_TRUE(answer->verdicts[0].duplicate);
 }
 
+// FAULTS F46: no stall. The danger: what is left of a backoff is told by a clock that was set back.
+TEST(PartitionFaultsTest, F46AClockSetBackWhileTheBrokerIsDownDoesNotProlongABackoff) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("e").ok());
+  rig.Attach();
+  ASSERT_EQ(rig.worker->held.size(), 1u);
+  rig.Answer(Retry{"flaky", "again", std::chrono::seconds(20)});
+  rig.Run();
+  rig.clock.StepWall(-std::chrono::hours(1));
+  ASSERT_TRUE(rig.Restart().ok());
+  rig.Attach();
+  EXPECT_TRUE(rig.worker->held.empty()) << "its backoff is not over";
+  rig.Advance(std::chrono::seconds(21));
+  ASSERT_EQ(rig.worker->held.size(), 1u);
+  EXPECT_EQ(rig.worker->held.front().attempt, 2u);
+}
+
 TEST(PartitionDurabilityTest, DurableIsAnsweredAfterTheSyncAndWrittenBeforeIt) {
   for (const bool written : {false, true}) {
     PartitionRig rig;

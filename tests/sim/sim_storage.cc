@@ -1,0 +1,179 @@
+#include "tests/sim/sim_storage.h"
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <utility>
+
+#include "broker/journal/file_journal.h"
+#include "broker/virtual/memory_journal.h"
+#include "broker/virtual/one_thread_executor.h"
+#include "tests/sim/sim_file_system.h"
+
+namespace tocsin::broker_sim {
+namespace {
+
+constexpr std::uint64_t kRoomy = std::uint64_t{1} << 40;
+
+class MemoryStorage final : public SimStorage {
+ public:
+  MemoryStorage(VirtualClock& clock, std::uint64_t seed)
+      : engine_(clock), journal_(engine_, Options(seed)) {}
+  ~MemoryStorage() override { engine_.Clear(); }
+
+  absl::Status Start() override { return absl::OkStatus(); }
+  Journal& journal() override { return journal_; }
+  std::size_t Run(std::size_t tasks_max) override { return engine_.RunUntilIdle(tasks_max); }
+  void Hold(bool held) override { held ? journal_.Hold() : journal_.Release(); }
+  void SetFull(bool full) override {
+    journal_.SetLogBytesMax(full ? journal_.log_bytes() + 200 : UINT64_MAX);
+  }
+  void BreakSoon() override {}
+  void Heal() override {
+    SetFull(false);
+    Hold(false);
+  }
+  bool faulty() const override { return false; }
+  void DropTasks() override { engine_.Clear(); }
+  void Crash() override {
+    engine_.Clear();
+    journal_.Crash();
+  }
+
+ private:
+  // Reads of one batch, of a few, and of all there is: what reads on must cope with each.
+  static MemoryJournalOptions Options(std::uint64_t seed) {
+    static constexpr std::size_t kReads[] = {1, 500, 2000, 2000, 64 * 1024};
+    MemoryJournalOptions options;
+    options.batch_bytes_max = 256 * 1024;
+    options.read_bytes_max = kReads[(seed >> 3) % std::size(kReads)];
+    return options;
+  }
+
+  OneThreadExecutor engine_;
+  MemoryJournal journal_;
+};
+
+class DiskStorage final : public SimStorage {
+ public:
+  DiskStorage(VirtualClock& clock, std::uint64_t seed, std::uint32_t partitions)
+      : clock_(clock),
+        random_(seed ^ 0x6469736b),
+        fs_(seed),
+        partitions_(partitions),
+        segment_bytes_(kBatchBytes + 8192 * (1 + random_.Below(8))),
+        group_bytes_(1000 + random_.Below(64 * 1024)),
+        segments_ahead_(1 + random_.Below(2)) {}
+  ~DiskStorage() override { End(); }
+
+  absl::Status Start() override {
+    FileJournalOptions options;
+    options.partitions = partitions_;
+    options.segment_bytes = segment_bytes_;
+    options.letter_segment_bytes = kBatchBytes + 8192;
+    options.batch_bytes_max = kBatchBytes;
+    options.group_bytes_max = group_bytes_;
+    options.segments_ahead = segments_ahead_;
+    options.checkpoint_piece_bytes = 600;
+    options.checkpoint_bytes_per_second = 0;
+    options.reserve_bytes = 0;
+    auto opened =
+        OpenFileJournal(std::move(options),
+                        FileJournalPorts{fs_, clock_, random_, committer_, reader_, background_});
+    if (!opened.ok()) return opened.status();
+    journal_ = *std::move(opened);
+    return absl::OkStatus();
+  }
+  Journal& journal() override { return *journal_; }
+
+  std::size_t Run(std::size_t tasks_max) override {
+    std::size_t ran = 0;
+    while (ran < tasks_max) {
+      const std::array<OneThreadExecutor*, 3> threads = {&reader_, &background_, &committer_};
+      const std::size_t first = random_.Below(3);
+      std::size_t now = 0;
+      for (std::size_t i = 0; i < 3 && now == 0; ++i) {
+        OneThreadExecutor* thread = threads[(first + i) % 3];
+        if (held_ && thread == &committer_) continue;
+        now = thread->RunUntilIdle(std::min<std::size_t>(tasks_max - ran, 1 + random_.Below(3)));
+      }
+      if (now == 0) break;
+      ran += now;
+    }
+    return ran;
+  }
+
+  void Hold(bool held) override { held_ = held; }
+  void SetFull(bool full) override {
+    fs_.SetCapacity(full ? fs_.Used() + 4096 * random_.Below(16) : kRoomy);
+  }
+  void BreakSoon() override {
+    if (faulty_) return;
+    faulty_ = true;
+    using Call = SimFileSystem::Call;
+    static constexpr std::array<Call, 2> kCalls = {Call::kWrite, Call::kSync};
+    if (random_.Below(2) == 0) {
+      fs_.PowerOffAfter(random_.Below(60));
+    } else {
+      fs_.Fail(kCalls[random_.Below(kCalls.size())], "", absl::InternalError("EIO (simulated)"), 1,
+               static_cast<int>(random_.Below(20)));
+    }
+  }
+  void Heal() override {
+    fs_.NoPowerOff();
+    fs_.ClearFaults();
+    SetFull(false);
+    Hold(false);
+  }
+  bool faulty() const override { return faulty_; }
+  void DropTasks() override {
+    for (OneThreadExecutor* one : {&committer_, &reader_, &background_}) one->Clear();
+  }
+  void Crash() override {
+    End();
+    // A process that ends leaves everything it wrote; the power takes what was not synced.
+    const bool power = fs_.powered_off() || random_.Below(2) == 0;
+    fs_.Crash(power ? static_cast<SimFileSystem::Coins>(random_.Below(5))
+                    : SimFileSystem::Coins::kAll);
+    fs_.ClearFaults();
+    faulty_ = false;
+    held_ = false;
+    fs_.SetCapacity(kRoomy);
+  }
+
+ private:
+  static constexpr std::size_t kBatchBytes = 16 * 1024;
+
+  void End() {
+    DropTasks();
+    journal_.reset();
+    DropTasks();
+  }
+
+  VirtualClock& clock_;
+  SeededRandom random_;
+  SimFileSystem fs_;
+  const std::uint32_t partitions_;
+  const std::uint64_t segment_bytes_;
+  const std::size_t group_bytes_;
+  const std::size_t segments_ahead_;
+  OneThreadExecutor committer_{clock_};
+  OneThreadExecutor reader_{clock_};
+  OneThreadExecutor background_{clock_};
+  std::unique_ptr<FileJournal> journal_;
+  bool held_ = false;
+  bool faulty_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<SimStorage> NewMemoryStorage(VirtualClock& clock, std::uint64_t seed) {
+  return std::make_unique<MemoryStorage>(clock, seed);
+}
+
+std::unique_ptr<SimStorage> NewDiskStorage(VirtualClock& clock, std::uint64_t seed,
+                                           std::uint32_t partitions) {
+  return std::make_unique<DiskStorage>(clock, seed, partitions);
+}
+
+}  // namespace tocsin::broker_sim
