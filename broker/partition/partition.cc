@@ -550,7 +550,8 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   }
   Instant next = last_housekeeping + kHousekeepEvery;
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
-  if (!schedule_dues.empty() && !closing) {
+  // Without room nothing fires; housekeeping looks again.
+  if (!schedule_dues.empty() && !closing && SchedulesRun()) {
     const Duration until = schedule_dues.begin()->first - wall;
     next = std::min(next, now + std::max(until, Duration::zero()));
   }

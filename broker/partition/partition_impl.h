@@ -134,6 +134,7 @@ struct Partition::Impl {
   // --- partition_ingest.cc ---
   void Publish(PublishBatch batch);
   void AppendLane(LaneBatch batch);
+  bool SchedulesRun() const;  // there is room for their events
   void RunSchedules();
   void LoadSchedules();
   // Which triggers match; false: a full backlog refuses it (`refusal` says so).

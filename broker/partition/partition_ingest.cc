@@ -398,8 +398,12 @@ void Partition::Impl::LoadSchedules() {
   }
 }
 
+bool Partition::Impl::SchedulesRun() const {
+  return !stalled && ports.journal.HasRoomForIngest();
+}
+
 void Partition::Impl::RunSchedules() {
-  if (schedules.empty() || !ports.journal.HasRoomForIngest() || stalled) return;
+  if (schedules.empty() || !SchedulesRun()) return;
   const Duration offset = wall.time_since_epoch() - now.time_since_epoch();
   if (offset - wall_offset > std::chrono::seconds(1) ||
       wall_offset - offset > std::chrono::seconds(1)) {

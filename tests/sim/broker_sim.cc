@@ -42,6 +42,10 @@ void Sim::Letters(bool redrive_all) {
       for (const LetterSummary& letter : partition.OpenLetters()) {
         ++result_.letters;
         if (letter.position.value() == 0 && !redrive_all) continue;
+        if (letter.id.trigger == kNoTrigger) {  // there is nothing to deliver
+          partition.Discard(letter.id, [](const absl::Status&) {});
+          continue;
+        }
         if (!redrive_all && !Chance(50)) continue;
         if (!redrive_all && Chance(20)) {
           partition.Discard(letter.id, [](const absl::Status&) {});
@@ -54,8 +58,24 @@ void Sim::Letters(bool redrive_all) {
   }
 }
 
+// Nothing is pending, and no letter is open.
+bool Sim::Drained() {
+  bool drained = true;
+  life_->shards.Snapshots([&](const std::vector<PartitionSnapshot>& snapshots) {
+    for (const PartitionSnapshot& snapshot : snapshots) {
+      if (snapshot.open_letters > 0 || snapshot.outgoing > 0) drained = false;
+      for (const TriggerBooks& books : snapshot.triggers) {
+        if (books.pending > 0) drained = false;
+      }
+    }
+  });
+  PumpAll();
+  return drained;
+}
+
 void Sim::Quiesce() {
   storage_->Heal();
+  schedules_ = false;
   detached_.clear();
   if (storage_->faulty()) Crash();
   PumpAll();
@@ -90,11 +110,13 @@ void Sim::Quiesce() {
     if (options_.trace) fmt::print("round {} busy {}\n", round, busy);
     if (!busy) {
       if (round % 20 == 19) Letters(true);
+      if (round % 20 == 10 && Drained()) break;
       clock_.Advance(std::chrono::milliseconds(500));
       leased_.clear();
     }
   }
   if (result_.failure.empty()) CheckBooks(true);
+  if (result_.failure.empty()) CheckLog();
   // Every answered event came to every trigger that was there all the time, or to a letter that was
   // dropped or discarded; with no such outcomes switched on it must have been acked.
   if (result_.failure.empty() && !fails_ && !reloads_ && !letters_) {
@@ -113,7 +135,7 @@ void Sim::Quiesce() {
 BrokerSimResult Sim::Run() {
   const auto on = [&] { return !Chance(25); };
   for (bool* one : {&crashes_, &deaths_, &fails_, &poison_, &emits_, &dups_}) *one = on();
-  for (bool* one : {&reloads_, &full_, &letters_, &pauses_, &breaks_, &clock_set_})
+  for (bool* one : {&reloads_, &full_, &letters_, &pauses_, &breaks_, &clock_set_, &schedules_})
     *one = Chance(50);
   keys_ = 1 + random_.Below(8);
   detached_.insert("late");
@@ -170,7 +192,9 @@ BrokerSimResult Sim::Run() {
       storage_->BreakSoon();
     } else if (choice < 79 && clock_set_) {
       clock_.StepWall(std::chrono::seconds(static_cast<std::int64_t>(random_.Below(7200)) - 3600));
-    } else if (choice < 85) {
+    } else if (choice < 82) {
+      Feed(random_.Below(lanes_.size()));
+    } else if (choice < 86) {
       const Duration by = std::chrono::milliseconds(random_.Below(1500));
       // Leases end at the clock's word; what their holders say afterwards is stale.
       clock_.Advance(by);

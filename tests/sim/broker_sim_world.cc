@@ -97,6 +97,7 @@ std::shared_ptr<RoutePlan> Sim::MakePlan() {
     plan->numbers.push_back(life_->dispatcher.SetTrigger(spec.name, spec.name, spec.concurrency));
   }
   plan->table = RouteTable::Build(std::move(routes));
+  if (schedules_) AddSchedules(*plan);
   return plan;
 }
 
@@ -129,6 +130,7 @@ void Sim::Start() {
       return;
     }
     opened_ = true;
+    AttachLanes();
   });
 }
 
@@ -143,6 +145,7 @@ void Sim::Crash() {
   executor_.Clear();
   storage_->Crash();
   leased_.clear();
+  for (SimLane& lane : lanes_) lane.attached = false;
   Start();
 }
 

@@ -84,6 +84,15 @@ struct Life {
   Dispatcher dispatcher;
 };
 
+// A source's lane, and how far the outside, which can replay, has heard of it.
+struct SimLane {
+  LaneId id;
+  std::uint64_t next = 1;
+  std::uint64_t confirmed = 0;
+  bool attached = false;
+  bool under_way = false;
+};
+
 class Sim final : public PartitionObserver {
  public:
   explicit Sim(const BrokerSimOptions& options)
@@ -135,7 +144,13 @@ class Sim final : public PartitionObserver {
   void CheckBooks(bool drained);
   std::shared_ptr<RoutePlan> MakePlan();
   void Letters(bool redrive_all);
+  bool Drained();
   void Quiesce();
+  void AddSchedules(RoutePlan& plan) const;
+  void AttachLanes();
+  void Feed(std::size_t index);
+  std::vector<EventRecordInfo> ReadAll(PartitionId id);
+  void CheckLog();
 
   const BrokerSimOptions options_;
   SeededRandom random_;
@@ -154,10 +169,11 @@ class Sim final : public PartitionObserver {
   // swarm
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
-       clock_set_ = true;
+       clock_set_ = true, schedules_ = true;
   std::uint64_t keys_ = 4;
 
   // shadow
+  std::vector<SimLane> lanes_{{{"lane", "0"}}, {{"lane", "1"}}, {{"other", ""}}};
   std::uint64_t next_number_ = 0;
   std::map<std::uint64_t, bool> answered_;           // published number -> answered OK
   std::map<std::string, std::uint32_t> executions_;  // delivery id -> executions

@@ -69,6 +69,38 @@ TEST(PartitionFaultsTest, F5OnANearlyFullDiskEventsAreRefusedAndEverythingElseGo
   EXPECT_EQ(books.dead, 1u);
 }
 
+// The danger: an instant that is due and cannot be written keeps a core busy until there is room.
+TEST(PartitionFaultsTest, F5AScheduleWithoutRoomWaitsWithoutSpinningAndFiresLater) {
+  PartitionRig rig;
+  rig.journal_options.reserve_bytes = kReserve;
+  ScheduleSpec spec;
+  spec.name = "tick";
+  spec.cron = "@every 10s";
+  spec.missed = MissedPolicy::kAll;
+  ScheduleBinding binding;
+  binding.name = spec.name;
+  binding.schedule = *Schedule::Parse(spec);
+  binding.make_event = [](WallTime nominal, WallTime) {
+    return PartitionRig::MakeEvent(std::to_string(nominal.time_since_epoch().count()), "", 10);
+  };
+  rig.schedules.push_back(binding);
+  ASSERT_TRUE(rig.Start().ok());
+  SetLeft(rig, kReserve / 2);
+  rig.clock.Advance(25 * kASecond);
+  std::size_t tasks = 0;
+  for (int i = 0; i < 100; ++i) {
+    tasks += rig.committer.RunUntilIdle(100) + rig.engine.RunUntilIdle(100) +
+             rig.owner.RunUntilIdle(100);
+  }
+  EXPECT_LT(tasks, 100u);
+  EXPECT_EQ(rig.Snapshot().end.value(), 0u) << "nothing fired";
+  rig.fs.SetCapacity(kPlenty);
+  rig.Advance(2 * kASecond);
+  rig.Advance(2 * kASecond);
+  rig.Attach();
+  EXPECT_EQ(rig.DrainAll().size(), 2u) << "both instants, late";
+}
+
 // Events and answers ride one batch; the room vanished between two looks at the disk.
 TEST(PartitionFaultsTest, F5AnAnswerThatRidesWithARefusedEventIsDurableOnTheFullDisk) {
   PartitionRig rig;

@@ -116,6 +116,7 @@ class PartitionRig : public PartitionObserver {
       plan->numbers.push_back(dispatcher->SetTrigger(triggers[i].name, "work", 0));
     }
     plan->table = RouteTable::Build(std::move(routes));
+    plan->schedules = schedules;
     return plan;
   }
 
@@ -248,6 +249,7 @@ class PartitionRig : public PartitionObserver {
   PartitionOptions partition_options;
   std::vector<TriggerSpec> triggers;
   std::vector<std::shared_ptr<const Filter>> filters;
+  std::vector<ScheduleBinding> schedules;
   std::uint64_t generation = 0;
 
   SimFileSystem fs;

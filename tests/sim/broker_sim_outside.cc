@@ -1,0 +1,178 @@
+// What comes to the broker by itself, sources and schedules, and what its log must hold in the end.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "tests/sim/broker_sim_world.h"
+
+namespace tocsin::broker_sim {
+namespace {
+
+constexpr std::uint64_t kEntries = 3;
+
+std::string LaneEventId(std::size_t lane, std::uint64_t number) {
+  return fmt::format("L{}-{}", lane, number);
+}
+
+std::uint64_t Number(std::string_view text) {
+  return text.empty() ? 0 : std::stoull(std::string(text));
+}
+
+// What a lane remembers once it is through with `position`: entry k, the last number of its class.
+std::map<std::string, std::string> EntriesAt(std::uint64_t position) {
+  std::map<std::string, std::string> entries;
+  for (std::uint64_t n = position; n > 0 && entries.size() < kEntries; --n) {
+    entries.emplace(fmt::format("k{}", n % kEntries), std::to_string(n));
+  }
+  return entries;
+}
+
+}  // namespace
+
+void Sim::AddSchedules(RoutePlan& plan) const {
+  static const auto every = [](std::string name, std::string cron, MissedPolicy missed) {
+    ScheduleSpec spec;
+    spec.name = std::move(name);
+    spec.cron = std::move(cron);
+    spec.missed = missed;
+    spec.missed_max = 20;
+    return *Schedule::Parse(spec);
+  };
+  static const std::vector<std::pair<std::string, std::shared_ptr<const Schedule>>> kSchedules = {
+      {"tick", every("tick", "@every 3s", MissedPolicy::kAll)},
+      {"last", every("last", "@every 7s", MissedPolicy::kLast)}};
+  for (const auto& [name, schedule] : kSchedules) {
+    ScheduleBinding binding;
+    binding.name = name;
+    binding.schedule = schedule;
+    binding.make_event = [name = name](WallTime nominal, WallTime) {
+      EventBuilder builder(fmt::format("T{}-{}", name, nominal.time_since_epoch().count()),
+                           "/sim/" + name, "tick");
+      return std::move(builder).Encode();
+    };
+    plan.schedules.push_back(std::move(binding));
+  }
+}
+
+void Sim::AttachLanes() {
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    const LaneId& id = lanes_[i].id;
+    life_->shards.Post(PartitionOfLane(id, kPartitions), [this, i](Partition& partition) {
+      SimLane& lane = lanes_[i];
+      const StoredLaneState restored = partition.AttachLane(lane.id, nullptr);
+      const std::uint64_t position = Number(restored.position);
+      if (position < lane.confirmed) {
+        Fail(fmt::format("lane {} is at {}, but {} was confirmed", i, position, lane.confirmed));
+      }
+      if (restored.entries != EntriesAt(position)) {
+        Fail(fmt::format("lane {}: its entries are not those of its position {}", i, position));
+      }
+      lane.next = position + 1;
+      lane.attached = true;
+      lane.under_way = false;
+    });
+  }
+}
+
+void Sim::Feed(std::size_t index) {
+  SimLane& lane = lanes_[index];
+  if (!opened_ || !lane.attached || lane.under_way) return;
+  LaneBatch batch;
+  batch.lane = lane.id;
+  const std::uint64_t last = lane.next + random_.Below(4);
+  for (std::uint64_t n = lane.next; n <= last; ++n) {
+    EventBuilder builder(LaneEventId(index, n), "/sim/lane", "plain");
+    builder.Attribute("partitionkey", fmt::format("k{}", n % keys_));
+    batch.events.push_back(std::move(builder).Encode());
+    batch.puts.emplace_back(fmt::format("k{}", n % kEntries), std::to_string(n));
+  }
+  if (Chance(5)) batch.undecodable.push_back({"\xff not an event", "it is none"});
+  batch.position = std::to_string(last);
+  batch.done = [this, life = result_.crashes, index, last](const absl::Status& status) {
+    SimLane& mine = lanes_[index];
+    if (life != result_.crashes) return;
+    mine.under_way = false;
+    if (status.ok()) {
+      mine.confirmed = last;
+      mine.next = last + 1;
+    } else if (!absl::IsResourceExhausted(status)) {
+      mine.attached = false;  // until the restart
+    }
+  };
+  lane.under_way = true;
+  if (!life_->shards.TryAppendLane(PartitionOfLane(lane.id, kPartitions), batch).ok()) {
+    lane.under_way = false;
+  }
+}
+
+// All that is stored, by the pages that tail reads.
+std::vector<EventRecordInfo> Sim::ReadAll(PartitionId id) {
+  std::vector<EventRecordInfo> events;
+  Offset from;
+  for (bool more = true; more;) {
+    more = false;
+    life_->shards.Post(id, [&](Partition& partition) {
+      partition.ReadEvents(from, 50, 20'000, [&](absl::StatusOr<EventPage> page) {
+        if (!page.ok()) return Fail(fmt::format("tail: {}", MessageOf(page.status())));
+        for (const std::string& gap : page->gaps) Fail("tail met a gap: " + gap);
+        for (EventRecordInfo& event : page->events) events.push_back(std::move(event));
+        from = page->next;
+        more = from < page->durable_end && result_.failure.empty();
+      });
+    });
+    PumpAll();
+  }
+  return events;
+}
+
+// Each answered event, each item of a lane and each instant once, lanes and instants in order.
+void Sim::CheckLog() {
+  std::map<std::string, std::uint64_t> times;
+  std::map<std::size_t, std::uint64_t> reached;  // by lane
+  std::map<std::string, std::int64_t> fired;     // by schedule, the last instant
+  for (std::uint32_t id = 0; id < kPartitions && result_.failure.empty(); ++id) {
+    std::optional<Offset> before;
+    for (const EventRecordInfo& event : ReadAll(PartitionId(id))) {
+      if (before && !(*before < event.offset)) Fail("tail goes back");
+      before = event.offset;
+      EventView view;
+      if (!ParseEvent(event.bytes, view).ok()) return Fail("tail shows what is not an event");
+      const std::string name(view.id);
+      if (event.origin != event.offset) continue;  // a later run of an event
+      ++times[name];
+      if (name.starts_with("L")) {
+        const std::size_t lane = Number(name.substr(1, 1));
+        const std::uint64_t number = Number(name.substr(3));
+        if (number != ++reached[lane]) {
+          Fail(fmt::format("lane {}: {} came where {} belongs", lane, number, reached[lane]));
+        }
+      } else if (name.starts_with("T") && !clock_set_) {
+        const std::size_t dash = name.find('-');
+        const auto instant = static_cast<std::int64_t>(Number(name.substr(dash + 1)));
+        std::int64_t& last = fired[name.substr(0, dash)];
+        if (instant <= last) Fail(fmt::format("{} fired after {}", name, last));
+        last = instant;
+      }
+    }
+  }
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    if (reached[i] < lanes_[i].confirmed) {
+      Fail(fmt::format("lane {}: {} was confirmed, the log ends at {}", i, lanes_[i].confirmed,
+                       reached[i]));
+    }
+  }
+  for (const auto& [number, ok] : answered_) {
+    const std::uint64_t count = times[fmt::format("e{}", number)];
+    // A repeat within the window is a duplicate; a clock that was set may end the window.
+    if (count == 0 || (count > 1 && !clock_set_)) {
+      Fail(fmt::format("answered event e{} is {} times in the log", number, count));
+    }
+  }
+  for (const auto& [name, count] : times) {
+    if (count > 1 && name.starts_with("T")) Fail(fmt::format("{} fired {} times", name, count));
+  }
+}
+
+}  // namespace tocsin::broker_sim
