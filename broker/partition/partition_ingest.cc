@@ -398,9 +398,7 @@ void Partition::Impl::LoadSchedules() {
   }
 }
 
-bool Partition::Impl::SchedulesRun() const {
-  return !stalled && ports.journal.HasRoomForIngest();
-}
+bool Partition::Impl::SchedulesRun() const { return !stalled && ports.journal.HasRoomForIngest(); }
 
 void Partition::Impl::RunSchedules() {
   if (schedules.empty() || !SchedulesRun()) return;
