@@ -28,7 +28,13 @@
 namespace tocsin {
 namespace {
 
+#ifdef __SANITIZE_ADDRESS__  // keeps what is freed for a while, and is slow
+constexpr std::uint64_t kRssMax = 3'000'000'000;
+constexpr std::uint32_t kEvents = 100'000;
+#else
 constexpr std::uint64_t kRssMax = 300'000'000;
+constexpr std::uint32_t kEvents = 1'000'000;
+#endif
 constexpr std::size_t kDataBytes = 256;
 constexpr std::uint32_t kKeys = 10'000;
 // Each has a hundred times the events of another, and they run one after the other: that is the
@@ -39,7 +45,7 @@ constexpr std::uint32_t kNone = 0xffffffff;
 
 std::uint32_t EventCount() {
   const char* wanted = std::getenv("TOCSIN_BACKLOG_EVENTS");
-  return wanted == nullptr ? 1'000'000 : static_cast<std::uint32_t>(std::atoi(wanted));
+  return wanted == nullptr ? kEvents : static_cast<std::uint32_t>(std::atoi(wanted));
 }
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }

@@ -12,6 +12,8 @@ from fault_rig import (RESOURCE_EXHAUSTED, TOCSIN, WAIT_MAX, Broker, event, even
                        id_of, one_trigger)
 
 MIB = 1 << 20
+# A sanitized broker takes more; the bounds are those of the real one.
+MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
 
 
 @pytest.fixture(name="make")
@@ -333,7 +335,7 @@ def test_F51_hostile_configurations_are_refused_with_their_place(tmp_path, name)
         said = ended.stdout + ended.stderr
         assert expected in said, said[:2000]
         assert len(said) < 20_000
-        assert seconds < 5 and kib < 200 * 1024, (seconds, kib)
+        assert seconds < 5 and kib < 200 * 1024 * MEMORY, (seconds, kib)
 
 
 def test_F51_a_file_of_a_gigabyte_is_refused_by_its_size_before_it_is_read(tmp_path):
@@ -344,7 +346,7 @@ def test_F51_a_file_of_a_gigabyte_is_refused_by_its_size_before_it_is_read(tmp_p
         ended, seconds, kib = measured([TOCSIN, *words])
         assert ended.returncode == 1
         assert "more than 67108864 bytes" in ended.stdout + ended.stderr
-        assert seconds < 2 and kib < 60 * 1024, (seconds, kib)
+        assert seconds < 2 and kib < 60 * 1024 * MEMORY, (seconds, kib)
 
 
 def measured(words):

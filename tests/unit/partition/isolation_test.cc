@@ -79,6 +79,9 @@ class Broker final : public PartitionObserver {
     if (shape.mute_worker) Attach(mute_, 16);
   }
   ~Broker() override {
+    for (const auto& worker : {worker_, mute_}) {
+      if (worker != nullptr) worker->session.reset();  // they hold each other
+    }
     executor_.Clear();
     engine_.Clear();
   }

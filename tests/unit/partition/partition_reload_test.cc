@@ -59,11 +59,7 @@ TEST(PartitionReloadTest, AReadForALeaseOfAFormerQueueSendsNothing) {
   for (int i = 0; i < 3; ++i) {
     ASSERT_TRUE(rig.Publish(fmt::format("e{}", i), fmt::format("k{}", i), 1000).ok());
   }
-  rig.worker = std::make_shared<RigWorker>();
-  SessionHello hello;
-  hello.functions = {"work"};
-  hello.credit.events = 10;
-  rig.worker->session = rig.dispatcher->Attach(hello, rig.worker, rig.clock.Monotonic());
+  rig.BeginAttach(10);
   rig.owner.RunUntilIdle();  // leased; the disk is asked for the events
   ASSERT_LE(rig.worker->held.size(), 1u) << "what memory still has";
   rig.worker->held.clear();

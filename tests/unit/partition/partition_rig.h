@@ -141,6 +141,8 @@ class PartitionRig : public PartitionObserver {
     engine.Clear();
     owner.Clear();
     worker.reset();
+    for (const auto& one : workers) one->session.reset();  // they hold each other
+    workers.clear();
     shards.reset();
     dispatcher.reset();
     committer.Clear();
@@ -188,14 +190,18 @@ class PartitionRig : public PartitionObserver {
   }
 
   RigWorker& Attach(std::uint32_t credit = 100) {
-    worker = std::make_shared<RigWorker>();
+    BeginAttach(credit);
+    Run();
+    return *worker;
+  }
+  // Not run.
+  void BeginAttach(std::uint32_t credit) {
+    worker = workers.emplace_back(std::make_shared<RigWorker>());
     SessionHello hello;
     hello.worker = "rig";
     hello.functions = {"work"};
     hello.credit.events = credit;
     worker->session = dispatcher->Attach(hello, worker, clock.Monotonic());
-    Run();
-    return *worker;
   }
 
   // Answers the oldest delivery; not run. `durable` becomes true when its settlement is.
@@ -261,7 +267,8 @@ class PartitionRig : public PartitionObserver {
   std::unique_ptr<FileJournal> journal;
   std::unique_ptr<Shards> shards;
   std::unique_ptr<Dispatcher> dispatcher;
-  std::shared_ptr<RigWorker> worker;
+  std::shared_ptr<RigWorker> worker;                // the last one attached
+  std::vector<std::shared_ptr<RigWorker>> workers;  // of this life
   std::vector<std::pair<std::string, std::string>> warnings;
   absl::Status failure;
 };
