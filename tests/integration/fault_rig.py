@@ -101,7 +101,7 @@ class Broker:
         if shim:
             self.env.update(LD_PRELOAD=SHIM, TOCSIN_FAULTS=self.faults_path,
                             TOCSIN_SKIP_ZEROS="1")
-            # A sanitized broker asks to have its runtime first; it finds the real calls all the same.
+            # A sanitized broker asks to have its runtime first; it finds the calls all the same.
             options = self.env.get("ASAN_OPTIONS", "")
             self.env["ASAN_OPTIONS"] = f"{options}:verify_asan_link_order=0".lstrip(":")
         self.process = None

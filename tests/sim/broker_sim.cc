@@ -78,6 +78,7 @@ void Sim::Quiesce() {
   schedules_ = false;
   detached_.clear();
   if (storage_->faulty()) Crash();
+  if (!result_.failure.empty()) return;
   PumpAll();
   if (!opened_ && result_.failure.empty()) return Fail("the broker did not open");
   for (const auto& worker : workers_) {
@@ -133,15 +134,21 @@ void Sim::Quiesce() {
 }
 
 BrokerSimResult Sim::Run() {
-  const auto on = [&] { return !Chance(25); };
-  for (bool* one : {&crashes_, &deaths_, &fails_, &poison_, &emits_, &dups_}) *one = on();
-  for (bool* one : {&reloads_, &full_, &letters_, &pauses_, &breaks_, &clock_set_, &schedules_})
-    *one = Chance(50);
+  const std::array<bool*, kSimClasses.size()> classes = {
+      &crashes_, &deaths_,  &fails_,  &poison_, &emits_,     &dups_,     &reloads_,
+      &full_,    &letters_, &pauses_, &breaks_, &clock_set_, &schedules_};
+  for (std::size_t i = 0; i < classes.size(); ++i) {
+    const bool on = Chance(i < 6 ? 75 : 50);
+    *classes[i] = on && (options_.without >> i & 1) == 0;
+  }
+  if (options_.canary == SimCanary::kLyingSync) storage_->LieAboutSyncs(true, false);
+  if (options_.canary == SimCanary::kLyingDirSync) storage_->LieAboutSyncs(false, true);
   keys_ = 1 + random_.Below(8);
   detached_.insert("late");
   Start();
   for (std::uint32_t step = 0; step < options_.steps && result_.failure.empty(); ++step) {
     if (broken_) Crash();
+    if (!result_.failure.empty()) break;
     const std::uint64_t choice = random_.Below(100);
     if (choice < 25) {
       Publish();

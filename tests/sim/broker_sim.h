@@ -17,20 +17,29 @@
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace tocsin {
 
-// A defect on purpose, which a run must find.
-enum class SimCanary { kNone, kAnswerEarly };
+// A defect on purpose, which a run must find: answers before they are durable; a disk that says
+// synced and has not (of files, of directories).
+enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync };
+
+// The classes of what happens that a run draws from, by name.
+inline constexpr std::array<std::string_view, 13> kSimClasses = {
+    "crashes", "deaths",  "fails",  "poison", "emits",     "dups",     "reloads",
+    "full",    "letters", "pauses", "breaks", "clock_set", "schedules"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;
   std::uint32_t steps = 400;
   SimCanary canary = SimCanary::kNone;
-  bool disk = false;  // the journal on files of a simulated disk, not the one in memory
+  bool disk = false;          // the journal on files of a simulated disk, not the one in memory
+  std::uint32_t without = 0;  // classes that are switched off, bits by their place in kSimClasses
   bool trace = false;
 };
 

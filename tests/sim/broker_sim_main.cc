@@ -1,57 +1,208 @@
-// Runs BrokerSim over many seeds: broker_sim [--seeds N] [--first-seed S] [--steps N]
-// [--disk] [--canary answer_early] [--trace]. Without --seeds, TOCSIN_SEED runs that one.
+// Runs BrokerSim over many seeds. A failure is shrunk, to fewer steps and fewer classes of faults,
+// and printed with the command that repeats it. Without --seeds, TOCSIN_SEED runs that one.
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
-#include <cstring>
+#include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "broker/base/mutex.h"
+#include "broker/base/system_clock.h"
+#include "broker/base/thread_executor.h"
 #include "tests/sim/broker_sim.h"
 
-int main(int argc, char** argv) {
+namespace tocsin {
+namespace {
+
+constexpr std::string_view kUsage =
+    "usage: broker_sim [--seeds N] [--first-seed S] [--steps N] [--threads N] [--disk]\n"
+    "                  [--without CLASS]... [--canary answer_early|lying_sync|lying_dir_sync]\n"
+    "                  [--trace]\n";
+constexpr std::uint64_t kFailuresShown = 10;
+
+struct Flags {
   std::uint64_t seeds = 200;
   std::uint64_t first = 1;
-  tocsin::BrokerSimOptions options;
+  std::uint64_t threads = 1;
+  BrokerSimOptions options;
+};
+
+std::string_view CanaryName(SimCanary canary) {
+  switch (canary) {
+    case SimCanary::kNone:
+      return "";
+    case SimCanary::kAnswerEarly:
+      return "answer_early";
+    case SimCanary::kLyingSync:
+      return "lying_sync";
+    case SimCanary::kLyingDirSync:
+      return "lying_dir_sync";
+  }
+  return "";
+}
+
+bool ReadCanary(std::string_view name, SimCanary& canary) {
+  for (const SimCanary one :
+       {SimCanary::kAnswerEarly, SimCanary::kLyingSync, SimCanary::kLyingDirSync}) {
+    if (name == CanaryName(one)) {
+      canary = one;
+      return true;
+    }
+  }
+  return false;
+}
+
+bool ReadClass(std::string_view name, std::uint32_t& without) {
+  const auto found = std::find(kSimClasses.begin(), kSimClasses.end(), name);
+  if (found == kSimClasses.end()) return false;
+  without |= 1u << (found - kSimClasses.begin());
+  return true;
+}
+
+bool ReadFlags(int argc, char** argv, Flags& flags) {
   if (const char* seed = std::getenv("TOCSIN_SEED")) {
-    first = std::strtoull(seed, nullptr, 10);
-    seeds = 1;
+    flags.first = std::strtoull(seed, nullptr, 10);
+    flags.seeds = 1;
   }
   for (int i = 1; i < argc; ++i) {
-    const std::string flag = argv[i];
-    const char* value = i + 1 < argc ? argv[i + 1] : "0";
-    if (flag == "--seeds") seeds = std::strtoull(value, nullptr, 10);
-    if (flag == "--first-seed") first = std::strtoull(value, nullptr, 10);
-    if (flag == "--steps")
-      options.steps = static_cast<std::uint32_t>(std::strtoul(value, nullptr, 10));
-    if (flag == "--canary") options.canary = tocsin::SimCanary::kAnswerEarly;
-    if (flag == "--disk") options.disk = true;
-    if (flag == "--trace") options.trace = true;
-  }
-  tocsin::BrokerSimResult total;
-  std::uint64_t failures = 0;
-  for (std::uint64_t seed = first; seed < first + seeds; ++seed) {
-    options.seed = seed;
-    const tocsin::BrokerSimResult result = tocsin::RunBrokerSim(options);
-    total.published += result.published;
-    total.delivered += result.delivered;
-    total.crashes += result.crashes;
-    total.letters += result.letters;
-    total.redriven += result.redriven;
-    total.emitted += result.emitted;
-    if (result.failure.empty()) continue;
-    ++failures;
-    if (failures <= 10) {
-      fmt::print("seed {}: {}\n  again: {} --seeds 1 --first-seed {} --steps {}{} --trace\n", seed,
-                 result.failure, argv[0], seed, options.steps, options.disk ? " --disk" : "");
+    const std::string_view flag = argv[i];
+    if (flag == "--disk") {
+      flags.options.disk = true;
+      continue;
     }
-    if (options.canary != tocsin::SimCanary::kNone) break;
+    if (flag == "--trace") {
+      flags.options.trace = true;
+      continue;
+    }
+    if (i + 1 == argc) return false;
+    const char* const value = argv[++i];
+    const std::uint64_t number = std::strtoull(value, nullptr, 10);
+    if (flag == "--seeds") {
+      flags.seeds = number;
+    } else if (flag == "--first-seed") {
+      flags.first = number;
+    } else if (flag == "--steps") {
+      flags.options.steps = static_cast<std::uint32_t>(number);
+    } else if (flag == "--threads") {
+      flags.threads = std::max<std::uint64_t>(1, number);
+    } else if (flag == "--without") {
+      if (!ReadClass(value, flags.options.without)) return false;
+    } else if (flag != "--canary" || !ReadCanary(value, flags.options.canary)) {
+      return false;
+    }
   }
-  fmt::print(
-      "{} seeds, {} failures: {} published, {} delivered, {} crashes, {} letters seen, "
-      "{} redriven, {} emitted\n",
-      seeds, failures, total.published, total.delivered, total.crashes, total.letters,
-      total.redriven, total.emitted);
-  if (options.canary != tocsin::SimCanary::kNone) return failures > 0 ? 0 : 1;
-  return failures > 0 ? 1 : 0;
+  return true;
+}
+
+// The same seed with fewer classes and fewer steps, as long as it still fails.
+BrokerSimOptions Shrink(BrokerSimOptions failing) {
+  failing.trace = false;
+  const auto fails = [](const BrokerSimOptions& options) {
+    return !RunBrokerSim(options).failure.empty();
+  };
+  for (std::size_t i = 0; i < kSimClasses.size(); ++i) {
+    BrokerSimOptions smaller = failing;
+    smaller.without |= 1u << i;
+    if (fails(smaller)) failing = smaller;
+  }
+  for (std::uint32_t cut = failing.steps / 2; cut > 0;) {
+    BrokerSimOptions smaller = failing;
+    smaller.steps -= cut;
+    if (fails(smaller)) {
+      failing = smaller;
+      cut = std::min(cut, failing.steps / 2);
+    } else {
+      cut /= 2;
+    }
+  }
+  return failing;
+}
+
+std::string Command(const BrokerSimOptions& options) {
+  std::string command = fmt::format("broker_sim --seeds 1 --first-seed {} --steps {}{}",
+                                    options.seed, options.steps, options.disk ? " --disk" : "");
+  for (std::size_t i = 0; i < kSimClasses.size(); ++i) {
+    if ((options.without >> i & 1) != 0) command += fmt::format(" --without {}", kSimClasses[i]);
+  }
+  if (options.canary != SimCanary::kNone) {
+    command += fmt::format(" --canary {}", CanaryName(options.canary));
+  }
+  return command + " --trace";
+}
+
+class Campaign {
+ public:
+  explicit Campaign(const Flags& flags) : flags_(flags), next_(flags.first) {}
+
+  int Run() {
+    const SystemClock clock;
+    std::vector<std::unique_ptr<ThreadExecutor>> threads;
+    for (std::uint64_t i = 0; i < flags_.threads; ++i) {
+      threads.push_back(std::make_unique<ThreadExecutor>("sim", clock));
+      threads.back()->Post([this] { Work(); });
+    }
+    for (const auto& thread : threads) thread->Stop();
+    const MutexLock lock(mutex_);
+    fmt::print(
+        "{} seeds{}, {} failures: {} published, {} delivered, {} crashes, {} letters seen, {} "
+        "redriven, {} emitted\n",
+        ran_, flags_.options.disk ? " on a disk" : "", failures_, total_.published,
+        total_.delivered, total_.crashes, total_.letters, total_.redriven, total_.emitted);
+    if (flags_.options.canary == SimCanary::kNone) return failures_ > 0 ? 1 : 0;
+    fmt::print("the canary was {}\n", failures_ > 0 ? "found" : "NOT found");
+    return failures_ > 0 ? 0 : 1;
+  }
+
+ private:
+  void Work() {
+    while (!enough_) {
+      BrokerSimOptions options = flags_.options;
+      options.seed = next_.fetch_add(1);
+      if (options.seed >= flags_.first + flags_.seeds) return;
+      const BrokerSimResult result = RunBrokerSim(options);
+      const MutexLock lock(mutex_);
+      Add(result);
+      if (result.failure.empty()) continue;
+      if (++failures_ <= kFailuresShown) {
+        fmt::print("seed {}: {}\n  again: {}\n", options.seed, result.failure,
+                   Command(options.trace ? options : Shrink(options)));
+        std::fflush(stdout);
+      }
+      enough_ = failures_ >= kFailuresShown || options.canary != SimCanary::kNone;
+    }
+  }
+  void Add(const BrokerSimResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ++ran_;
+    total_.published += result.published;
+    total_.delivered += result.delivered;
+    total_.crashes += result.crashes;
+    total_.letters += result.letters;
+    total_.redriven += result.redriven;
+    total_.emitted += result.emitted;
+  }
+
+  const Flags flags_;
+  std::atomic<std::uint64_t> next_;
+  std::atomic<bool> enough_{false};
+  Mutex mutex_;
+  std::uint64_t ran_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t failures_ ABSL_GUARDED_BY(mutex_) = 0;
+  BrokerSimResult total_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+}  // namespace tocsin
+
+int main(int argc, char** argv) {
+  tocsin::Flags flags;
+  if (!tocsin::ReadFlags(argc, argv, flags)) {
+    fmt::print(stderr, "{}", tocsin::kUsage);
+    return 2;
+  }
+  return tocsin::Campaign(flags).Run();
 }

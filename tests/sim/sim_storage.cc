@@ -29,6 +29,7 @@ class MemoryStorage final : public SimStorage {
     journal_.SetLogBytesMax(full ? journal_.log_bytes() + 200 : UINT64_MAX);
   }
   void BreakSoon() override {}
+  void LieAboutSyncs(bool, bool) override {}
   void Heal() override {
     SetFull(false);
     Hold(false);
@@ -118,6 +119,9 @@ class DiskStorage final : public SimStorage {
       fs_.Fail(kCalls[random_.Below(kCalls.size())], "", absl::InternalError("EIO (simulated)"), 1,
                static_cast<int>(random_.Below(20)));
     }
+  }
+  void LieAboutSyncs(bool files, bool directories) override {
+    fs_.LieAboutSyncs(files, directories);
   }
   void Heal() override {
     fs_.NoPowerOff();

@@ -32,6 +32,8 @@ class SimStorage {
   virtual void SetFull(bool full) = 0;
   // Something will go wrong soon, chosen: the power, a write, a sync. Nothing if it cannot.
   virtual void BreakSoon() = 0;
+  // The disk says that it has synced what it has not.
+  virtual void LieAboutSyncs(bool files, bool directories) = 0;
   // Nothing goes wrong any more.
   virtual void Heal() = 0;
   // The journal may fail, or has failed: until the next Crash() that is not the broker's fault.
