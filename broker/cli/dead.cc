@@ -179,6 +179,10 @@ class CloseReport {
       return console_.Fail(fmt::format("{}; {} of {} letters were closed before", MessageOf(status),
                                        done_ - failed_, total_));
     }
+    if (total_ < flags_.ids.size()) {
+      return console_.Fail(fmt::format("{} of the {} letters named are not there, or not open",
+                                       flags_.ids.size() - total_, flags_.ids.size()));
+    }
     if (failed_ == 0) return kExitOk;
     return console_.Fail(
         fmt::format("{} letters could not be {}; they stay open", failed_, Word()));

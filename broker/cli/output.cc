@@ -360,7 +360,7 @@ void WriteLetter(const v1::Letter& letter, TableLook look, const Table::Sink& si
     Table table({{"ATTEMPT", true}, {"AT"}, {"CODE"}, {"WORKER"}, {"MESSAGE"}}, look, sink);
     for (const v1::AttemptRecord& attempt : letter.history()) {
       table.Row({Text(attempt.attempt()), TimeText(attempt.at_us()), attempt.code(),
-                 attempt.worker_died() ? Cell("died", Tint::kRed) : Cell("answered"),
+                 attempt.worker_died() ? Cell("died", Tint::kRed) : Cell("alive"),
                  attempt.message()});
     }
     table.Finish();

@@ -70,14 +70,24 @@ class Sender {
     while (batch_.events_size() > 0) {
       if (Interrupted()) return absl::CancelledError("interrupted");
       batch_.set_sequence(++sequence_);
-      TOCSIN_ASSIGN_OR_RETURN(const v1::PublishResponse answer, client_.Publish(batch_));
+      const absl::StatusOr<v1::PublishResponse> sent = client_.Publish(batch_);
+      if (absl::IsDeadlineExceeded(sent.status())) {
+        return absl::DeadlineExceededError(fmt::format(
+            "{} It may have taken these events all the same: sent again with the same ids they are "
+            "stored once.",
+            MessageOf(sent.status())));
+      }
+      if (!sent.ok()) return sent.status();
+      const v1::PublishResponse& answer = *sent;
       const std::int64_t hint_ms = Take(answer);
       batch_.set_from_refused(batch_.events_size() > 0);
       ShowProgress();
       if (batch_.events_size() == 0) break;
       if (!waited_) {
         waited_ = true;
-        console_.Note("the broker has no room at the moment; waiting and trying again");
+        console_.Note(
+            fmt::format("the broker has no room at the moment ({}); waiting and trying again",
+                        Clean(no_room_)));
       }
       WaitMs(hint_ms > 0 ? std::min(hint_ms, kRetryMsMax) : retry_ms);
       retry_ms = std::min(retry_ms * 2, kRetryMsMax);
@@ -145,6 +155,7 @@ class Sender {
         Accepted(ids_[i], &result->first(), true);
       } else if (result->code() == static_cast<int>(absl::StatusCode::kResourceExhausted)) {
         hint_ms = std::max<std::int64_t>(hint_ms, result->retry_after_ms());
+        no_room_ = result->error();
         again.add_events()->Swap(batch_.mutable_events(index));
         again_ids.push_back(std::move(ids_[i]));
       } else {
@@ -202,6 +213,7 @@ class Sender {
   std::vector<std::string> ids_;  // of the batch's events
   std::size_t batch_bytes_ = 0;
   std::uint64_t sequence_ = 0;
+  std::string no_room_;  // in the broker's words
   bool waited_ = false;
 
   JsonWriter json_;

@@ -223,7 +223,7 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy) {
                           "pending deliveries per partition");
   backlog.Choice("when_full", policy.backlog.when_full,
                  {{"refuse", WhenFull::kRefuse}, {"drop", WhenFull::kDrop}},
-                 "at `max_size`: refuse publishes, or drop the oldest");
+                 "at `max_size`: refuse publishes, or drop what comes");
   backlog.Finish();
 
   if (policy.timeout > policy.timeout_max) {

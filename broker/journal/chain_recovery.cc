@@ -160,7 +160,8 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
   bool torn = false;
   for (Found& found : all) {
     if (torn) break;
-    if (found.first != limit_before) prev.reset();
+    // A missing segment in front of one that was never used breaks no chain.
+    if (found.first != limit_before && found.has_bytes()) prev.reset();
     limit_before = found.limit();
     if (!found.header_ok && found.has_batches()) {
       warnings_.push_back(fmt::format("the header of {} is damaged; its batches are served",

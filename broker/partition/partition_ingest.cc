@@ -480,9 +480,12 @@ void Partition::Impl::RunSchedules() {
       const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
       TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
       if (skip.reason != SkipReason::kPaused) {
-        Warn("", fmt::format("schedule '{}': {} instants from {} to {} did not fire: {}",
+        Warn("", fmt::format("schedule '{}': {} instants from {} to {} did not fire: {}{}",
                              binding.name, skip.count, FormatRfc3339(skip.first),
-                             FormatRfc3339(skip.last), SkipReasonName(skip.reason)));
+                             FormatRfc3339(skip.last), SkipReasonName(skip.reason),
+                             skip.reason == SkipReason::kOverlap
+                                 ? " (the one before is not settled by every trigger yet)"
+                                 : ""));
       }
     }
     runtime.state = fire.state;

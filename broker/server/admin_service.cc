@@ -216,6 +216,10 @@ grpc::ServerUnaryReactor* AdminService::SetTriggerState(grpc::CallbackServerCont
       } else if (const absl::Status set = partition.SetPaused(name, action == Request::PAUSE);
                  !set.ok()) {
         result = set;
+      } else {
+        for (const TriggerBooks& books : partition.Snapshot().triggers) {
+          if (books.name == name) result = books.pending;
+        }
       }
       absl::Status failed;
       {
@@ -232,11 +236,6 @@ grpc::ServerUnaryReactor* AdminService::SetTriggerState(grpc::CallbackServerCont
           failed = absl::NotFoundError(fmt::format("there is no trigger `{}`", name));
         }
         response->set_pending(change->pending);
-      }
-      if (action == Request::FORGET) {
-        response->set_message(dry_run ? "would discard what is pending" : "forgotten");
-      } else {
-        response->set_message(action == Request::PAUSE ? "paused" : "resumed");
       }
       reactor->Finish(ToGrpcStatus(failed));
     });

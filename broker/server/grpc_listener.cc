@@ -7,9 +7,14 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
+#include <openssl/bio.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <memory>
 #include <utility>
 
 #include "broker/base/status.h"
@@ -27,12 +32,42 @@ absl::Status CheckReadable(std::string_view key, const std::string& path) {
       fmt::format("T0206: broker.tls.{}: `{}` cannot be read", key, path));
 }
 
+using Bio = std::unique_ptr<BIO, decltype(&BIO_free)>;
+
+// gRPC says nothing when it cannot use them; every handshake would fail.
+absl::Status CheckPair(const TlsConfig& tls) {
+  const Bio cert_file(BIO_new_file(tls.cert.c_str(), "r"), BIO_free);
+  const std::unique_ptr<X509, decltype(&X509_free)> cert(
+      cert_file == nullptr ? nullptr
+                           : PEM_read_bio_X509(cert_file.get(), nullptr, nullptr, nullptr),
+      X509_free);
+  if (cert == nullptr) {
+    return absl::FailedPreconditionError(
+        fmt::format("T0206: broker.tls.cert: `{}` holds no certificate in PEM form", tls.cert));
+  }
+  const Bio key_file(BIO_new_file(tls.key.c_str(), "r"), BIO_free);
+  char no_password[] = "";
+  const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key(
+      key_file == nullptr ? nullptr
+                          : PEM_read_bio_PrivateKey(key_file.get(), nullptr, nullptr, no_password),
+      EVP_PKEY_free);
+  if (key == nullptr) {
+    return absl::FailedPreconditionError(fmt::format(
+        "T0206: broker.tls.key: `{}` holds no private key in PEM form without a password",
+        tls.key));
+  }
+  if (X509_check_private_key(cert.get(), key.get()) == 1) return absl::OkStatus();
+  return absl::FailedPreconditionError(fmt::format(
+      "T0206: broker.tls: the key `{}` is not that of the certificate `{}`", tls.key, tls.cert));
+}
+
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
     const GrpcListenerOptions& options) {
   if (!options.tls) return grpc::InsecureServerCredentials();
   const TlsConfig& tls = *options.tls;
   TOCSIN_RETURN_IF_ERROR(CheckReadable("cert", tls.cert));
   TOCSIN_RETURN_IF_ERROR(CheckReadable("key", tls.key));
+  TOCSIN_RETURN_IF_ERROR(CheckPair(tls));
   const bool with_clients = !tls.client_ca.empty();
   if (with_clients) TOCSIN_RETURN_IF_ERROR(CheckReadable("client_ca", tls.client_ca));
   using Provider = grpc::experimental::FileWatcherCertificateProvider;

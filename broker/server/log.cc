@@ -95,7 +95,7 @@ void Log::Write(LogLevel level, std::string_view code, const std::string& text) 
   impl_->logger.log(spdlog::level::info, spdlog::string_view_t(line.data(), line.size()));
 }
 
-void Log::Limited(const std::string& key, LogLevel level, std::string_view code,
+bool Log::Limited(const std::string& key, LogLevel level, std::string_view code,
                   const std::string& text) {
   std::uint64_t suppressed = 0;
   {
@@ -105,7 +105,7 @@ void Log::Limited(const std::string& key, LogLevel level, std::string_view code,
     Impl::Repeats& repeats = entry->second;
     if (!is_new && now - repeats.written < impl_->options.repeat_after) {
       ++repeats.suppressed;
-      return;
+      return false;
     }
     repeats.written = now;
     suppressed = std::exchange(repeats.suppressed, 0);
@@ -117,8 +117,9 @@ void Log::Limited(const std::string& key, LogLevel level, std::string_view code,
       }
     }
   }
-  if (suppressed == 0) return Write(level, code, text);
-  Write(level, code, fmt::format("{} ({} more like it)", text, suppressed));
+  Write(level, code,
+        suppressed == 0 ? text : fmt::format("{} ({} more like it)", text, suppressed));
+  return true;
 }
 
 }  // namespace tocsin

@@ -43,8 +43,8 @@ class Log {
   }
   void Write(LogLevel level, std::string_view code, const std::string& text);
 
-  // At most one line of `key` within repeat_after.
-  void Limited(const std::string& key, LogLevel level, std::string_view code,
+  // At most one line of `key` within repeat_after. Whether this was it.
+  bool Limited(const std::string& key, LogLevel level, std::string_view code,
                const std::string& text);
 
  private:

@@ -5,8 +5,11 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <string_view>
+#include <vector>
 
+#include "absl/strings/str_split.h"
 #include "broker/base/status.h"
 #include "broker/base/system_clock.h"
 #include "broker/server/server.h"
@@ -49,7 +52,10 @@ int RunServer(ServerOptions options) {
   options.on_fatal = [waiter](const absl::Status&) { pthread_kill(waiter, kFatalSignal); };
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(std::move(options));
   if (!server.ok()) {
-    log.Error("", std::string(MessageOf(server.status())));
+    // Several errors of a configuration: a line each.
+    const std::vector<std::string> lines =
+        absl::StrSplit(std::string(MessageOf(server.status())), '\n');
+    for (const std::string& line : lines) log.Error("", line);
     return 1;
   }
   while (true) {

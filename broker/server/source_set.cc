@@ -68,21 +68,22 @@ void SourceSet::Impl::Start(const SourceConfig& source, const FileSpec& file) {
                                                ports.clock, owner);
   running->runner = std::make_unique<SourceRunner>(
       SourceRunnerOptions(),
-      SourceRunner::Ports{.connector = running->connector,
-                          .sink = running->sink,
-                          .executor = owner,
-                          .clock = ports.clock,
-                          .random = random,
-                          .report = [this, name = source.name](const absl::Status& status) {
-                            if (status.ok()) {
-                              ports.log.Info(fmt::format("source `{}` works again", name));
-                            } else {
-                              ports.log.Limited(fmt::format("source/{}", name), LogLevel::kWarn,
-                                                "T0208",
-                                                fmt::format("source `{}` waits and tries again: {}",
-                                                            name, MessageOf(status)));
-                            }
-                          }});
+      SourceRunner::Ports{
+          .connector = running->connector,
+          .sink = running->sink,
+          .executor = owner,
+          .clock = ports.clock,
+          .random = random,
+          .report = [this, name = source.name, told = false](const absl::Status& status) mutable {
+            if (!status.ok()) {
+              const bool now = ports.log.Limited(
+                  fmt::format("source/{}", name), LogLevel::kWarn, "T0208",
+                  fmt::format("source `{}` waits and tries again: {}", name, MessageOf(status)));
+              told = told || now;
+            } else if (std::exchange(told, false)) {
+              ports.log.Info(fmt::format("source `{}` works again", name));
+            }
+          }});
   running->runner->Start();
   MutexLock lock(mutex);
   files[source.name] = std::move(running);

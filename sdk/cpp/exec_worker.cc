@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,8 +14,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
+
+#include "absl/strings/str_split.h"
 
 extern char** environ;
 
@@ -322,10 +326,37 @@ Handler ExecHandler(const ExecWorkerOptions& options) {
   };
 }
 
+namespace {
+
+// As posix_spawnp() looks for it.
+bool CanRun(const std::string& program) {
+  const auto executable = [](const std::string& path) {
+    struct stat facts {};
+    return stat(path.c_str(), &facts) == 0 && S_ISREG(facts.st_mode) &&
+           access(path.c_str(), X_OK) == 0;
+  };
+  if (program.find('/') != std::string::npos) return executable(program);
+  const char* path = std::getenv("PATH");
+  const std::vector<std::string> dirs =
+      absl::StrSplit(path == nullptr ? "/usr/bin:/bin" : path, ':');
+  for (const std::string& dir : dirs) {
+    if (executable(fmt::format("{}/{}", dir.empty() ? "." : dir, program))) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 int RunExecWorker(const ExecWorkerOptions& options) {
   const LogSink log = Resolve(options.worker.connection).log;
   if (options.function.empty() || options.command.empty() || options.command.front().empty()) {
     log("nothing to run: name a function and a command");
+    return 2;
+  }
+  if (!CanRun(options.command.front())) {
+    // At once, not once per event: each would be tried until it is dead.
+    log(fmt::format("`{}` cannot be run: there is no such program, or it is not executable",
+                    options.command.front()));
     return 2;
   }
   signal(SIGPIPE, SIG_IGN);

@@ -346,6 +346,23 @@ TEST(JournalFaultsTest, F10AMissingSegmentIsRefusedUnlessDegraded) {
   EXPECT_TRUE(rig.Append("goes on").ok());
 }
 
+// The danger: what is appended after such a start chains to nothing, and the next start refuses it.
+TEST(JournalFaultsTest, F10AMissingSegmentThatWasNeverUsedCostsNothingAlsoLater) {
+  JournalRig rig;
+  rig.StartAndOpen();
+  ASSERT_TRUE(rig.Append("before").ok());
+  rig.Kill();
+  const auto segments = rig.Paths("log/", ".seg");
+  ASSERT_GT(segments.size(), 2u);
+  rig.fs.Delete(segments[1]);
+  ASSERT_TRUE(rig.Restart().ok());
+  ASSERT_TRUE(rig.Open().ok());
+  ASSERT_TRUE(rig.Append("after").ok());
+  ASSERT_EQ(rig.Restart(), absl::OkStatus());
+  ASSERT_TRUE(rig.Open().ok());
+  EXPECT_TRUE(rig.ReadAll().unreadable.empty());
+}
+
 TEST(JournalFaultsTest, F11ASegmentOfAnOlderCopyIsFound) {
   JournalRig rig;
   rig.StartAndOpen();
