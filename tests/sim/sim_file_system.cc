@@ -193,6 +193,11 @@ void SimFileSystem::Fail(Call call, std::string path_prefix, absl::Status status
   faults_.push_back({call, std::move(path_prefix), std::move(status), count, skip});
 }
 
+bool SimFileSystem::HasFaults() const {
+  return std::any_of(faults_.begin(), faults_.end(),
+                     [](const Fault& fault) { return fault.count > 0; });
+}
+
 std::uint64_t SimFileSystem::Used() const {
   std::uint64_t used = 0;
   for (const auto& [path, inode] : names_) used += inode->data.size();

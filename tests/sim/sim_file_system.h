@@ -58,6 +58,7 @@ class SimFileSystem final : public FileSystem {
   // A failing write has written a part.
   void Fail(Call call, std::string path_prefix, absl::Status status, int count = 1, int skip = 0);
   void ClearFaults() { faults_.clear(); }
+  bool HasFaults() const;  // some are still to come
   // All files together may take this much; beyond it kResourceExhausted.
   void SetCapacity(std::uint64_t bytes) { capacity_ = bytes; }
   std::uint64_t Used() const;  // by all files together
