@@ -174,11 +174,16 @@ BrokerSimResult Sim::Run() {
     } else if (choice < 67 && reloads_ && opened_) {
       const std::string& name = Plans()[random_.Below(Plans().size())].name;
       if (!detached_.erase(name)) detached_.insert(name);
-      // A detached trigger's leases end unseen by their workers.
-      std::erase_if(leased_, [&](const auto& lease) {
-        return lease.first.first.find("/" + name + "/") != std::string::npos;
-      });
       life_->shards.ApplyPlan(MakePlan());
+      // A detached trigger's leases end unseen by their workers, when the plan gets there.
+      for (std::uint32_t id = 0; id < kPartitions; ++id) {
+        life_->shards.Post(PartitionId(id),
+                           [this, scope = fmt::format("{}/{}/", id, name)](Partition&) {
+                             std::erase_if(leased_, [&scope](const auto& lease) {
+                               return lease.first.first.starts_with(scope);
+                             });
+                           });
+      }
     } else if (choice < 69 && full_) {
       storage_->SetFull(Chance(50));
     } else if (choice < 70 && full_) {
