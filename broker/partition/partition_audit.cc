@@ -31,7 +31,7 @@ void Partition::Impl::PumpAudit() {
       if (trigger->pending() > 0) from = std::min(from, trigger->floor);
     }
     audit.present.assign(audit.matched.size(), SettledSet());
-    audit.next = ports.journal.Locate(options.id, std::max(from, start));
+    audit.next = ports.journal.Locate(options.id, from);
   }
   // What is matched but not durable yet is read when it is.
   if (durable_end < audit.end) return;
