@@ -303,6 +303,16 @@ std::size_t TriggerQueue::leased_count() const { return impl_->leased; }
 std::size_t TriggerQueue::delayed_count() const { return impl_->delayed; }
 std::size_t TriggerQueue::dead_count() const { return impl_->dead; }
 std::size_t TriggerQueue::entry_count() const { return impl_->entries.size(); }
+
+std::vector<std::uint64_t> TriggerQueue::HeldMatches() const {
+  std::vector<std::uint64_t> matches;
+  matches.reserve(impl_->entries.size());
+  for (const QueueEntry* entry = impl_->entries.lowest(); entry != nullptr;
+       entry = entry->offset_next) {
+    matches.push_back(entry->candidate.match_index);
+  }
+  return matches;
+}
 std::size_t TriggerQueue::skipped_key_count() const { return impl_->skipped.size(); }
 std::size_t TriggerQueue::parked_key_count() const { return impl_->parked; }
 

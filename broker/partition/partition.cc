@@ -538,6 +538,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   TellSettled();
   PumpScans();
   PumpCatchUps();
+  PumpAudit();
   Flush();
   ExchangeAndDeliver();
   Flush();  // what expired while it was taken

@@ -61,6 +61,18 @@ struct Partition::Impl {
     std::uint64_t number = 0;
   };
 
+  // Which matches still have an event in the log, after some could not be read.
+  struct Audit {
+    bool wanted = false;
+    bool active = false;
+    bool reading = false;
+    Offset end;                          // of what is looked at
+    JournalPosition next;                // where to read on
+    std::vector<std::uint64_t> matched;  // by ordinal, as of `end`
+    std::vector<SettledSet> present;     // by ordinal: the indexes that were met
+    std::set<JournalPosition> gaps;      // that were met in this life
+  };
+
   struct WaitingDuplicate {
     Offset until;  // durable_end must be above
     absl::AnyInvocable<void(const absl::Status&)> done;
@@ -174,6 +186,11 @@ struct Partition::Impl {
   bool SettledInTurn(TriggerOrdinal ordinal, std::uint64_t index);
   void DropRuntimeQueue(Runtime& runtime);
 
+  // --- partition_audit.cc ---
+  void PumpAudit();
+  void OnAuditRead(const absl::StatusOr<ReadResult>& result);
+  void FinishAudit();
+
   // --- partition_catch_up.cc ---
   void PumpCatchUps();
   void ReadForCatchUp(Runtime& runtime, JournalPosition from);
@@ -243,6 +260,7 @@ struct Partition::Impl {
   absl::flat_hash_map<std::uint64_t, std::weak_ptr<WorkerSession>> sessions;
   absl::flat_hash_map<std::uint64_t, std::uint32_t> leased_hops;  // by offset, only above 0
   std::vector<HeldDead> held_dead;
+  Audit audit;
   std::size_t fetches = 0;
   std::set<std::uint32_t> catching_up;  // ordinals in the plan
   std::set<std::uint32_t> scan_wanted;  // ordinals that may want one

@@ -259,6 +259,36 @@ TEST(PartitionFaultsTest, F18OneIdTooManyPushesOutTheOldest) {
   EXPECT_TRUE(answer->verdicts[0].duplicate);
 }
 
+// FAULTS F7. The danger: deliveries of events that cannot be read are pending for ever.
+TEST(PartitionFaultsTest, F7WhatADamagedBatchTookWithItIsCountedAsDroppedAlsoBehindACheckpoint) {
+  PartitionRig rig;
+  rig.partition_options.queues.entries_max = 8;
+  rig.partition_options.queues.key_entries_max = 2;
+  rig.partition_options.cache_bytes_max = 1;
+  rig.partition_options.checkpoint_every = kASecond;
+  ASSERT_TRUE(rig.Start().ok());
+  for (int i = 0; i < 40; ++i) {
+    ASSERT_TRUE(rig.Publish(fmt::format("e{}", i), fmt::format("k{}", i % 3), 3000).ok());
+  }
+  rig.Advance(2 * kASecond);
+  ASSERT_TRUE(rig.Publish("late", "k0").ok());
+  rig.Kill();
+  // In the middle of the first segment's data: a batch with one event, before the checkpoint.
+  rig.fs.FlipBit("log/0000000000000000.seg", 4096 + 20'000, 3);
+  ASSERT_TRUE(rig.Start().ok());
+  rig.Attach(4);
+  const std::size_t ran = rig.DrainAll().size();
+  for (int i = 0; i < 10; ++i) rig.Advance(kASecond);
+  const TriggerBooks books = rig.Books();
+  EXPECT_EQ(ran, 40u) << "all but the one that was damaged";
+  EXPECT_EQ(books.acked, 40u);
+  EXPECT_EQ(books.pending, 0u);
+  EXPECT_EQ(books.dropped + books.dead, 1u);
+  EXPECT_TRUE(rig.Warned("T0311"));
+  EXPECT_TRUE(rig.Publish("after", "k1").ok());
+  EXPECT_EQ(rig.DrainAll().size(), 1u);
+}
+
 // FAULTS F46: no stall. The danger: what is left of a backoff is told by a clock that was set back.
 TEST(PartitionFaultsTest, F46AClockSetBackWhileTheBrokerIsDownDoesNotProlongABackoff) {
   PartitionRig rig;
