@@ -17,7 +17,6 @@ namespace {
 constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
 constexpr Duration kRetryAppendAfter = std::chrono::milliseconds(200);
 constexpr std::uint32_t kDeltasPerBase = 32;
-constexpr std::size_t kBodySlack = 64 * 1024;
 // A batch this long takes no more events: one that is still in the CPU's caches when its CRC is
 // taken and when it is written is cheaper than the append that a longer one would save.
 constexpr std::size_t kBodyTarget = 512 * 1024;
@@ -71,10 +70,6 @@ void Partition::Impl::BeginIfNeeded() {
   turn.base = state.end();
   last_append_us = std::max(last_append_us, Micros(wall));
   turn.append_time_us = last_append_us;
-}
-
-std::size_t Partition::Impl::BodySlack() const {
-  return std::min(kBodySlack, ports.journal.batch_bytes_max() / 4);
 }
 
 void Partition::Impl::EnsureRoom(std::size_t bytes) {

@@ -18,6 +18,8 @@ constexpr std::size_t kUnmatchedMax = 256;
 constexpr std::size_t kDedupeAhead = 8;  // how far ahead the dedupe table's memory is fetched
 constexpr std::string_view kHopsAttribute = "tocsinhops";
 
+constexpr std::size_t kBodySlack = 64 * 1024;
+
 std::uint64_t ParseSequence(std::string_view text) {
   std::uint64_t value = 0;
   (void)std::from_chars(text.data(), text.data() + text.size(), value);
@@ -396,6 +398,10 @@ void Partition::Impl::LoadSchedules() {
     schedule_dues.emplace(wall, schedules.size());
     schedules.push_back(std::move(runtime));
   }
+}
+
+std::size_t Partition::Impl::BodySlack() const {
+  return std::min(kBodySlack, ports.journal.batch_bytes_max() / 4);
 }
 
 bool Partition::Impl::SchedulesRun() const { return !stalled && ports.journal.HasRoomForIngest(); }
