@@ -150,8 +150,8 @@ bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std:
     (void)MatchEvent(view, "", record, nullptr);
     record.hops = hops;
     record.event = event;
-    (void)AddEvent(record, view, nullptr, false);
-    if (record.matches.empty()) ++unmatched;
+    const Offset at = AddEvent(record, view, nullptr, false);
+    if (record.matches.empty()) CountUnmatched(view, at);
     DropOverBacklog(record);
   }
   return true;

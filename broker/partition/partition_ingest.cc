@@ -119,6 +119,7 @@ void Partition::Impl::DropOverBacklog(const EventRecord& record) {
 }
 
 void Partition::Impl::CountUnmatched(const EventView& view, Offset offset) {
+  ++unmatched;
   unmatched_name.assign(view.source).append(1, ' ').append(view.type);
   const auto found = unmatched_by.find(unmatched_name);
   if (found != unmatched_by.end()) {
@@ -182,7 +183,6 @@ void Partition::Impl::Publish(PublishBatch batch) {
     if (!appended) outcome.base = offset;
     appended = true;
     if (record.matches.empty()) {
-      ++unmatched;
       CountUnmatched(view, offset);
     } else {
       DropOverBacklog(record);
@@ -323,14 +323,11 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
     record.lane_source = batch.lane.source;
     record.lane_key = batch.lane.key;
     record.event = bytes_in;
-    (void)AddEvent(record, view, batch.dedupe ? &identity : nullptr, false);
+    const Offset at = AddEvent(record, view, batch.dedupe ? &identity : nullptr, false);
     if (!from_partition) turn.ingest = true;
     ++accepted;
-    if (record.matches.empty()) {
-      ++unmatched;
-    } else {
-      DropOverBacklog(record);
-    }
+    if (record.matches.empty()) CountUnmatched(view, at);
+    DropOverBacklog(record);
   }
   for (const Undecodable& undecodable : batch.undecodable) {
     AddLetterWithoutTrigger(batch.lane, undecodable.bytes, LetterReason::kUndecodable,
@@ -445,7 +442,7 @@ void Partition::Impl::RunSchedules() {
       record.event = bytes;
       const Offset at = AddEvent(record, view, nullptr, false);
       turn.ingest = true;
-      if (record.matches.empty()) ++unmatched;
+      if (record.matches.empty()) CountUnmatched(view, at);
       DropOverBacklog(record);
       ScheduleRecord fired;
       fired.name = binding.name;
