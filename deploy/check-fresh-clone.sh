@@ -100,6 +100,8 @@ inside() {
     dir=$1; shift
     if [ "$$" = 1 ]; then
       mount -t proc proc "$dir/proc" || echo "check-fresh-clone: no /proc inside" >&2
+      # Without it glibc sets errno when it counts processors, which gRPC takes for connect()'s.
+      mount -t sysfs -o ro sysfs "$dir/sys" || echo "check-fresh-clone: no /sys inside" >&2
       mkdir -p "$dir/dev/shm" && mount -t tmpfs tmpfs "$dir/dev/shm" || true
     fi
     exec chroot "$dir" env -i HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
