@@ -109,6 +109,9 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
   std::unique_ptr<GrpcListener> listener(new GrpcListener());
   builder.AddListeningPort(options.address, credentials, &listener->port_);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  // gRPC unpacks a message before it looks at its size: a small one could become anything.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.receive_bytes_max));
   builder.SetResourceQuota(grpc::ResourceQuota("tocsin").Resize(options.memory_bytes_max));
   const std::pair<const char*, int> arguments[] = {

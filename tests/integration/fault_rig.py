@@ -88,10 +88,23 @@ def eventually(holds, within=WAIT_MAX):
         pause.wait(0.02)
 
 
+class Shortfall(AssertionError):
+    """What a test with a known defect is expected to end with, and nothing else."""
+
+
+def shall(holds, within):
+    """What the broker does not do yet."""
+    try:
+        return eventually(holds, within)
+    except AssertionError:
+        raise Shortfall("it does not") from None
+
+
 class Broker:
     """One data directory and the process that serves it, one at a time."""
 
-    def __init__(self, directory, rest="", broker="", shim=True):
+    def __init__(self, directory, rest="", broker="", shim=True, partitions=1):
+        self.partitions = partitions
         self.dir = str(directory)
         self.data = os.path.join(self.dir, "data")
         self.config = os.path.join(self.dir, "t.yaml")
@@ -112,7 +125,8 @@ class Broker:
     def set_config(self, rest, broker=""):
         with open(self.config, "w", encoding="utf-8") as out:
             out.write("version: 1\nbroker:\n  data_dir: %s\n  listen: 127.0.0.1:0\n"
-                      "  http: 127.0.0.1:0\n  partitions: 1\n%s%s" % (self.data, broker, rest))
+                      "  http: 127.0.0.1:0\n  partitions: %d\n%s%s"
+                      % (self.data, self.partitions, broker, rest))
 
     def faults(self, *lines):
         temporary = self.faults_path + ".new"
@@ -205,18 +219,22 @@ class Broker:
     def status(self):
         return self.call("Admin/Status", b"", message("StatusResponse"))
 
+    def list(self, method, sent, answer):
+        call = self._channel.unary_stream("/tocsin.v1." + method, lambda raw: raw,
+                                          message(answer).FromString)
+        return list(call(sent.SerializeToString(), timeout=WAIT_MAX))
+
     def letters(self):
-        call = self._channel.unary_stream("/tocsin.v1.Admin/ListLetters", lambda raw: raw,
-                                          message("Letter").FromString)
-        return list(call(message("ListLettersRequest")(with_event=True).SerializeToString(),
-                         timeout=WAIT_MAX))
+        return self.list("Admin/ListLetters", message("ListLettersRequest")(with_event=True),
+                         "Letter")
+
+    def stored(self):
+        """All stored events as `tail` shows them, with their triggers."""
+        return self.list("Admin/Tail", message("TailRequest")(**{"from": "start"}), "TailEvent")
 
     def tail(self):
         """The ids of all stored events."""
-        call = self._channel.unary_stream("/tocsin.v1.Admin/Tail", lambda raw: raw,
-                                          message("TailEvent").FromString)
-        sent = message("TailRequest")(**{"from": "start"}).SerializeToString()
-        return [CloudEvent.FromString(one.event).id for one in call(sent, timeout=WAIT_MAX)]
+        return [id_of(one) for one in self.stored()]
 
     def stores(self, *ids):
         """Exactly these; a publisher may be answered a moment before others see its event."""
@@ -232,6 +250,21 @@ class Broker:
                   if line.startswith((name + " ", name + "{"))]
         assert values, name
         return sum(values)
+
+    # --- what it uses ---
+    def mib(self, what="VmHWM"):
+        """Its memory, from /proc: VmHWM is the most it ever had."""
+        with open("/proc/%d/status" % self.process.pid, encoding="ascii") as lines:
+            line = next(one for one in lines if one.startswith(what + ":"))
+        return int(line.split()[1]) / 1024
+
+    def cpu_seconds(self):
+        with open("/proc/%d/stat" % self.process.pid, encoding="ascii") as line:
+            words = line.read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self):
+        return len(os.listdir("/proc/%d/fd" % self.process.pid))
 
     # --- files ---
     def files(self, folder, suffix=""):
