@@ -329,7 +329,7 @@ void Partition::Impl::StartCheckpoint(bool every) {
     }
   }
   Flush();
-  checkpoint.emplace();
+  checkpoint.emplace(PendingCheckpoint());
   checkpoint->after = in_flight.empty() ? 0 : in_flight.back().number;
   checkpoint->delta.partition = options.id;
   checkpoint->delta.epoch = epoch;
