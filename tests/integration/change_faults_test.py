@@ -10,23 +10,10 @@ import uuid
 
 import pytest
 
-from fault_rig import (Broker, CloudEvent, Shortfall, WorkerFrame, event, eventually, id_of,
+from fault_rig import (CloudEvent, Shortfall, WorkerFrame, event, eventually, fixture_make, id_of,
                        message, shall)
 
 MIB = 1 << 20
-
-
-@pytest.fixture(name="make")
-def fixture_make(tmp_path):
-    made = []
-
-    def make(**options):
-        made.append(Broker(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for broker in made:
-        broker.end()
 
 
 # --- F17 ---

@@ -16,6 +16,7 @@ import time
 import urllib.request
 
 import grpc
+import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 TOCSIN = os.environ["TOCSIN"]
@@ -411,3 +412,17 @@ class Worker:
 
 def id_of(delivery):
     return CloudEvent.FromString(delivery.event).id
+
+
+@pytest.fixture(name="make")
+def fixture_make(tmp_path):
+    """Makes brokers that end with the test; for a module that imports it."""
+    made = []
+
+    def make(**options):
+        made.append(Broker(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.end()

@@ -10,8 +10,8 @@ import zlib
 import grpc
 import pytest
 
-from fault_rig import (RESOURCE_EXHAUSTED, WAIT_MAX, Broker, Shortfall, event, eventually, id_of,
-                       shall)
+from fault_rig import (RESOURCE_EXHAUSTED, WAIT_MAX, Shortfall, event, eventually, fixture_make,
+                       id_of, shall)
 from http2_rig import (CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE,
                        RST_STREAM, SETTINGS, Connection, call_headers, frame, header)
 
@@ -20,19 +20,6 @@ MIB = 1 << 20
 MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
 PUBLISH = b"/tocsin.v1.Publisher/Publish"
 TOKENS = '  tokens: [{ token: "0123456789abcdef0123456789abcdef", scopes: [publish, admin] }]\n'
-
-
-@pytest.fixture(name="make")
-def fixture_make(tmp_path):
-    made = []
-
-    def make(**options):
-        made.append(Broker(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for broker in made:
-        broker.end()
 
 
 class Others:

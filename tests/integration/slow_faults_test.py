@@ -8,26 +8,13 @@ import time
 import grpc
 import pytest
 
-from fault_rig import (RESOURCE_EXHAUSTED, WAIT_MAX, Broker, CloudEvent, event, eventually,
+from fault_rig import (RESOURCE_EXHAUSTED, WAIT_MAX, CloudEvent, event, eventually, fixture_make,
                        id_of, one_trigger, request)
 
 MIB = 1 << 20
 # A sanitized broker takes more; the bounds are those of the real one.
 MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-
-
-@pytest.fixture(name="make")
-def fixture_make(tmp_path):
-    made = []
-
-    def make(**options):
-        made.append(Broker(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for broker in made:
-        broker.end()
 
 
 # --- F6 ---

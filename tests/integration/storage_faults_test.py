@@ -8,25 +8,12 @@ import subprocess
 import grpc
 import pytest
 
-from fault_rig import (RESOURCE_EXHAUSTED, TOCSIN, WAIT_MAX, Broker, event, eventually, flip_bit,
-                       id_of, one_trigger)
+from fault_rig import (RESOURCE_EXHAUSTED, TOCSIN, WAIT_MAX, event, eventually, fixture_make,
+                       flip_bit, id_of, one_trigger)
 
 MIB = 1 << 20
 # A sanitized broker takes more; the bounds are those of the real one.
 MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
-
-
-@pytest.fixture(name="make")
-def fixture_make(tmp_path):
-    made = []
-
-    def make(**options):
-        made.append(Broker(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for broker in made:
-        broker.end()
 
 
 def exhausted(answer):

@@ -13,7 +13,8 @@
 // Checked at every step: one lease per (trigger, key); per key the first leases follow the
 // journal's order within an epoch; nothing leased before it was durable; books balance. After
 // quiesce: every answered event ended once per trigger, nothing pending, attempts within the
-// policy.
+// policy; the log holds each answered event, each item of a source's lane and each instant of a
+// schedule once, lanes and instants in order.
 
 #pragma once
 

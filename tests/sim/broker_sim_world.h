@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
