@@ -29,10 +29,10 @@ void ReadAddress(Section& section, std::string_view name, std::string& target,
 }
 
 void ReadRetention(ConfigReader& reader, YamlNode node, const std::string& path, Duration& age,
-                   std::uint64_t& bytes, std::string_view what) {
+                   std::uint64_t& bytes, std::uint64_t bytes_min, std::string_view what) {
   Section section(reader, node, path);
   section.TimeSpan("age", age, seconds(1), kYears, fmt::format("how long {} kept", what));
-  section.Size("size", bytes, kMiB, kPiB, fmt::format("how many bytes of {} kept", what));
+  section.Size("size", bytes, bytes_min, kPiB, fmt::format("how many bytes of {} kept", what));
   section.Finish();
 }
 
@@ -190,7 +190,8 @@ void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker) {
                  {{"durable", Durability::kDurable}, {"written", Durability::kWritten}},
                  "when a publisher is answered: synced, or handed to the system");
   ReadRetention(reader, section.Map("retention", "what the journal keeps of settled events"),
-                "broker.retention", broker.retention_age, broker.retention_bytes, "events are");
+                "broker.retention", broker.retention_age, broker.retention_bytes, 32 * kMiB,
+                "events are");
   {
     Section dedupe(reader, section.Map("dedupe", "how long repeated publishes are noticed"),
                    "broker.dedupe");
@@ -207,7 +208,7 @@ void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker) {
   ReadQueues(reader, section.Map("queues", "bounds of each trigger's queue in memory"),
              broker.queues);
   ReadRetention(reader, section.Map("dead_letters", "what the dead letters may take"),
-                "broker.dead_letters", broker.letters_age, broker.letters_bytes,
+                "broker.dead_letters", broker.letters_age, broker.letters_bytes, 16 * kMiB,
                 "dead letters are");
   section.TimeSpan("detached_retention", broker.detached_retention, Duration::zero(), kYears,
                    "how long the deliveries of a trigger that disappeared are kept");

@@ -204,6 +204,16 @@ std::size_t Chain::segments() const {
   return segments_.size();
 }
 
+std::uint64_t Chain::PositionToFree(std::uint64_t bytes) const {
+  const MutexLock lock(mutex_);
+  std::uint64_t freed = 0;
+  for (const auto& [first, segment] : segments_) {
+    if (freed >= bytes || first == segments_.rbegin()->first) return first;
+    freed += segment->bytes;
+  }
+  return 0;
+}
+
 std::uint64_t Chain::bytes_used() const {
   const MutexLock lock(mutex_);
   std::uint64_t bytes = 0;

@@ -107,6 +107,8 @@ class Chain {
   std::uint64_t durable_end() const;  // where the next batch will be, if it fits
   std::size_t prepared() const;
   std::size_t segments() const;
+  // The first position to keep so that TrimBelow frees at least `bytes`, or all it can.
+  std::uint64_t PositionToFree(std::uint64_t bytes) const;
   std::uint64_t bytes_used() const;  // from the first segment's start to the durable end
   // The segment that holds `position`, or the first one after it; nullopt at the end.
   std::optional<SegmentView> Find(std::uint64_t position) const;

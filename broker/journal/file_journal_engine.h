@@ -64,6 +64,11 @@ class FileJournalEngine final : public FileJournal {
   void ReadLetter(PartitionId partition, LetterPosition position, LetterDone done) override;
   void TrimLettersBelow(PartitionId partition, LetterPosition position) override;
   bool HasRoomForIngest() const override { return !reserve_only_ && !failed_; }
+  JournalPosition end() const override { return JournalPosition(main_->durable_end()); }
+  LetterPosition letters_end() const override { return LetterPosition(dead_->durable_end()); }
+  JournalPosition PositionToFree(std::uint64_t bytes) const override {
+    return JournalPosition(main_->PositionToFree(bytes));
+  }
   std::size_t batch_bytes_max() const override { return options_.batch_bytes_max; }
   std::uint64_t log_bytes() const override { return main_->bytes_used(); }
   std::uint64_t letter_bytes() const override { return dead_->bytes_used(); }

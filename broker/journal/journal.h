@@ -181,6 +181,15 @@ class Journal {
   // False while the disk is so full that only settlements should be appended (into the reserve).
   virtual bool HasRoomForIngest() const { return true; }
 
+  // What is appended and not answered yet, and what comes after it, will be here or behind.
+  // Thread-safe, from memory; so are the next two.
+  virtual JournalPosition end() const = 0;
+  // The same of the dead letters.
+  virtual LetterPosition letters_end() const = 0;
+  // Where to trim so that at least `bytes` are free: from the start, by whole segments; the end of
+  // what can be trimmed if that is less.
+  virtual JournalPosition PositionToFree(std::uint64_t bytes) const = 0;
+
   virtual std::size_t batch_bytes_max() const = 0;  // body bytes of one batch
   // Bytes on disk now, thread-safe, from memory.
   virtual std::uint64_t log_bytes() const = 0;

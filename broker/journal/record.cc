@@ -61,11 +61,15 @@ std::string RecordTypeName(std::uint8_t type) {
       return "OwnerOpened";
     case RecordType::kTriggerCatchUp:
       return "TriggerCatchUp";
+    case RecordType::kIdle:
+      return "Idle";
   }
   return fmt::format("type {}", type & ~kRecordCriticalBit);
 }
 
-bool IsCritical(RecordType type) { return type != RecordType::kScheduleSkipped; }
+bool IsCritical(RecordType type) {
+  return type != RecordType::kScheduleSkipped && type != RecordType::kIdle;
+}
 
 void RecordWriter::Add(RecordType type, std::string_view body) { Add(type, body, {}); }
 

@@ -35,10 +35,11 @@ enum class RecordType : std::uint8_t {
   kOutgoingDone = 14,
   kOwnerOpened = 15,  // written by the engine, see OwnerOpened below
   kTriggerCatchUp = 16,
+  kIdle = 17,  // nothing happened to the partition; its place in the log moves on
 };
 
 inline constexpr std::uint8_t kRecordCriticalBit = 0x80;
-inline constexpr std::uint8_t kRecordTypeLast = 16;
+inline constexpr std::uint8_t kRecordTypeLast = 17;
 
 // `Settled`, or `type 37` for one this version does not know.
 std::string RecordTypeName(std::uint8_t type);

@@ -72,14 +72,20 @@ void Partition::Impl::BeginIfNeeded() {
   turn.append_time_us = last_append_us;
 }
 
-void Partition::Impl::EnsureRoom(std::size_t bytes) {
+void Partition::Impl::EnsureRoom(std::size_t bytes, std::size_t letter_bytes) {
   if (turn.empty()) {
     BeginIfNeeded();
     return;
   }
   const std::size_t max = std::min(ports.journal.batch_bytes_max(), kBodyTarget + BodySlack());
   const std::size_t held = turn.body.size() + turn.settled_count * 12 + BodySlack();
-  if (held + bytes > max) Flush();
+  const bool letters_full = !turn.letters.empty() && turn.letter_bytes + letter_bytes > kBodyTarget;
+  if (held + bytes > max || letters_full) Flush();
+}
+
+void Partition::Impl::AddLetter(const DeliveryId& id, std::string bytes) {
+  turn.letter_bytes += bytes.size();
+  turn.letters.push_back({id, std::move(bytes)});
 }
 
 void Partition::Impl::AddRecord(RecordType type, std::string_view body) {
@@ -319,7 +325,7 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
   if (flight.outgoing) ForwardOutgoing();
 }
 
-void Partition::Impl::StartCheckpoint(bool every) {
+void Partition::Impl::StartCheckpoint(bool base) {
   if (checkpoint || checkpoint_writing || stalled || failed) return;
   // Appended now, the snapshot is of exactly what the journal holds up to this batch's end; it is
   // written when that is durable.
@@ -333,25 +339,27 @@ void Partition::Impl::StartCheckpoint(bool every) {
   checkpoint->after = in_flight.empty() ? 0 : in_flight.back().number;
   checkpoint->delta.partition = options.id;
   checkpoint->delta.epoch = epoch;
-  checkpoint->delta.base = every || deltas_since_base >= kDeltasPerBase || deltas_since_base == 0;
+  checkpoint->delta.base = base || deltas_since_base >= kDeltasPerBase || deltas_since_base == 0;
   deltas_since_base = checkpoint->delta.base ? 1 : deltas_since_base + 1;
   state.TakePages(checkpoint->delta.base, checkpoint->delta);
   bytes_since_checkpoint = 0;
   last_checkpoint = now;
-  samples.emplace_back(wall, durable_end);
-  if (samples.size() > 4096) samples.pop_front();
+  NoteSample();
   if (in_flight.empty()) WriteCheckpoint(last_end);
 }
 
 void Partition::Impl::WriteCheckpoint(JournalPosition replay_from) {
   checkpoint_writing = true;
   CheckpointDelta delta = std::move(checkpoint->delta);
+  const bool base = delta.base;
   checkpoint.reset();
   ports.journal.WriteCheckpoint(
       std::move(delta), replay_from,
-      [this, guard = std::weak_ptr(alive)](const absl::Status& status) {
+      [this, base, replay_from, guard = std::weak_ptr(alive)](const absl::Status& status) {
         if (guard.expired()) return;
         checkpoint_writing = false;
+        if (status.ok() && base) older_replay_from = newer_replay_from;
+        if (status.ok()) newer_replay_from = replay_from;
         if (!status.ok()) {
           Warn("T0302", fmt::format("checkpoint not written: {}", MessageOf(status)));
           deltas_since_base = kDeltasPerBase;
@@ -401,56 +409,6 @@ void Partition::Impl::TellSettled() {
   }
 }
 
-Offset Partition::Impl::Floor(std::string* pinned_by) const {
-  Offset floor = durable_end;
-  for (const auto& trigger : state.triggers()) {
-    if (trigger->forgotten) continue;
-    if (trigger->catch_up && *trigger->catch_up < floor) {
-      floor = *trigger->catch_up;
-      if (pinned_by != nullptr) *pinned_by = trigger->name;
-    }
-    if (trigger->pending() == 0) continue;
-    Offset mine = trigger->floor;
-    const auto* runtime = trigger->ordinal.value() < runtimes.size()
-                              ? runtimes[trigger->ordinal.value()].get()
-                              : nullptr;
-    if (runtime != nullptr && runtime->queue != nullptr) mine = runtime->queue->Floor(durable_end);
-    if (mine < floor) {
-      floor = mine;
-      if (pinned_by != nullptr) *pinned_by = trigger->name;
-    }
-  }
-  return floor;
-}
-
-void Partition::Impl::Trim() {
-  const Offset floor = Floor(nullptr);
-  const bool over = ports.journal.log_bytes() > options.retention_bytes / 10 * 9;
-  if (!start_known) start = Offset();
-  Offset trim = start;
-  while (!samples.empty() &&
-         (samples.front().first <
-              wall - std::chrono::duration_cast<std::chrono::microseconds>(options.retention_age) ||
-          (over && trim == start))) {
-    if (samples.front().second > floor) break;
-    trim = std::max(trim, samples.front().second);
-    samples.pop_front();
-  }
-  if (trim > start) {
-    start = trim;
-    start_known = true;
-    ports.journal.TrimBelow(options.id, ports.journal.Locate(options.id, trim));
-  }
-  LetterPosition lowest;
-  bool first = true;
-  for (const auto& [id, letter] : state.letters()) {
-    if (letter.position.value() == 0) return;  // not all positions are known yet
-    if (first || letter.position < lowest) lowest = letter.position;
-    first = false;
-  }
-  if (!first) ports.journal.TrimLettersBelow(options.id, lowest);
-}
-
 void Partition::Impl::Housekeep() {
   last_housekeeping = now;
   const std::int64_t letters_age =
@@ -494,34 +452,9 @@ void Partition::Impl::Housekeep() {
     (void)state.Apply(view, state.end(), turn.append_time_us);
   }
   TellWhetherRefusing();
-  const bool due =
-      bytes_since_checkpoint >= options.checkpoint_bytes ||
-      (bytes_since_checkpoint > 0 && now - last_checkpoint >= options.checkpoint_every);
-  if (due && !closing) StartCheckpoint(false);
+  if (!closing) CheckpointIfDue();
   Trim();
-}
-
-// Publishers hear of it one by one; the operator once, and again when it is over.
-void Partition::Impl::TellWhetherRefusing() {
-  const bool disk_full = !ports.journal.HasRoomForIngest();
-  const bool log_full = ports.journal.log_bytes() >= options.retention_bytes;
-  if (refusing == (disk_full || log_full) || failed) return;
-  refusing = !refusing;
-  if (!refusing) {
-    Warn("", "there is room again: events are accepted");
-    return;
-  }
-  std::string pinned_by;
-  (void)Floor(&pinned_by);
-  Warn("T0314",
-       fmt::format(
-           "{}: events are refused, sources and schedules wait; answers of workers and dead "
-           "letters go on{}",
-           disk_full ? std::string("the disk is nearly full")
-                     : fmt::format("the log has reached retention.size ({})",
-                                   FormatBytes(options.retention_bytes)),
-           pinned_by.empty() ? ""
-                             : fmt::format("; trigger '{}' needs the oldest event", pinned_by)));
+  TrimLetters();
 }
 
 std::optional<Instant> Partition::Impl::EndTurn() {

@@ -43,6 +43,7 @@ void Partition::Impl::Open(absl::AnyInvocable<void(absl::Status)> done) {
                        JournalPosition from = opened.start;
                        if (opened.checkpoint) {
                          from = opened.checkpoint->replay_from;
+                         newer_replay_from = from;
                          const absl::Status loaded = state.LoadPages(opened.checkpoint->pages);
                          opened.checkpoint.reset();
                          if (!loaded.ok()) {
@@ -109,6 +110,7 @@ void Partition::Impl::FinishOpen(const absl::Status& status) {
     open = true;
     durable_end = state.end();
     last_checkpoint = last_housekeeping = now;
+    NoteSample();
     wall_offset = wall.time_since_epoch() - now.time_since_epoch();
     ForwardOutgoing();
   }

@@ -364,8 +364,8 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
     park = false;
   }
   std::string bytes = EncodeLetter(letter);
-  EnsureRoom(256 + letter.key.size());
-  turn.letters.push_back({letter.id, std::move(bytes)});
+  EnsureRoom(256 + letter.key.size(), bytes.size());
+  AddLetter(letter.id, std::move(bytes));
   DeadRecord record;
   record.trigger = runtime.ordinal;
   record.index = candidate.match_index;

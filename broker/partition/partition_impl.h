@@ -120,7 +120,9 @@ struct Partition::Impl {
     return std::max(last_append_us, std::int64_t{wall.time_since_epoch().count()});
   }
   std::size_t BodySlack() const;  // kept for settlements encoded at the end of a batch
-  void EnsureRoom(std::size_t bytes);
+  // Flushes what the turn holds if `bytes` of records, and of letters, would be too much with it.
+  void EnsureRoom(std::size_t bytes, std::size_t letter_bytes = 0);
+  void AddLetter(const DeliveryId& id, std::string bytes);
   void AddRecord(RecordType type, std::string_view body);
   // Appends an event and applies it; `view` is of `event`. Returns its offset.
   Offset AddEvent(EventRecord& record, const EventView& view, const Hash128* identity,
@@ -137,10 +139,14 @@ struct Partition::Impl {
   std::optional<Instant> EndTurn();
   void Housekeep();
   void TellSettled();
-  void StartCheckpoint(bool every);
+  void CheckpointIfDue();
+  void StartCheckpoint(bool base);
   void WriteCheckpoint(JournalPosition replay_from);
   void TellWhetherRefusing();
+  void NoteSample();
+  Offset StartForSize(Offset floor) const;
   void Trim();
+  void TrimLetters();
   Offset Floor(std::string* pinned_by) const;
 
   // --- partition_ingest.cc ---
@@ -286,7 +292,11 @@ struct Partition::Impl {
   Instant last_checkpoint{};
   std::uint32_t deltas_since_base = 0;
   Instant last_housekeeping{};
-  std::deque<std::pair<WallTime, Offset>> samples;  // for retention by age
+  JournalPosition newer_replay_from;                // of the newest checkpoint
+  JournalPosition older_replay_from;                // of the newest one before its base
+  std::deque<std::pair<WallTime, Offset>> samples;  // for retention by age: ends at a time
+  JournalPosition trimmed_below;
+  LetterPosition letters_trimmed_below;
   absl::AnyInvocable<void(absl::Status)> close_done;
   absl::AnyInvocable<void(absl::Status)> open_done;
   OpenResult opened;

@@ -14,6 +14,8 @@
 namespace tocsin {
 namespace {
 
+constexpr std::size_t kLetterOverhead = 1024;
+
 constexpr std::size_t kUnmatchedMax = 256;
 constexpr std::size_t kDedupeAhead = 8;  // how far ahead the dedupe table's memory is fetched
 constexpr std::string_view kHopsAttribute = "tocsinhops";
@@ -237,7 +239,7 @@ void Partition::Impl::AddLetterWithoutTrigger(const LaneId& lane, std::string_vi
   letter.lane = lane.key;
   letter.died = wall;
   letter.event = std::string(bytes);
-  turn.letters.push_back({letter.id, EncodeLetter(letter)});
+  AddLetter(letter.id, EncodeLetter(letter));
   std::string body(1, '\1');
   EncodeDead(dead, body);
   AddRecord(RecordType::kSettled, body);
@@ -266,13 +268,19 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
   for (const std::string& event : batch.events) bytes += event.size() + 256;
   for (const auto& [key, value] : batch.puts) bytes += key.size() + value.size() + 8;
   for (const std::string& key : batch.erases) bytes += key.size() + 4;
-  if (bytes + 2 * BodySlack() > ports.journal.batch_bytes_max()) {
-    batch.done(absl::OutOfRangeError(fmt::format(
-        "a batch of {} from source '{}' is larger than one journal batch ({})", FormatBytes(bytes),
-        batch.lane.source, FormatBytes(ports.journal.batch_bytes_max()))));
+  std::size_t letter_bytes = 0;
+  for (const Undecodable& one : batch.undecodable) {
+    letter_bytes += kLetterOverhead + one.bytes.size() + one.reason.size();
+  }
+  if (std::max(bytes, letter_bytes) + 2 * BodySlack() > ports.journal.batch_bytes_max()) {
+    batch.done(absl::OutOfRangeError(
+        fmt::format("a batch of {} from source '{}' is larger than one journal batch ({})",
+                    FormatBytes(std::max(bytes, letter_bytes)), batch.lane.source,
+                    FormatBytes(ports.journal.batch_bytes_max()))));
     return;
   }
-  EnsureRoom(bytes);
+  // An event that is refused becomes a letter, too.
+  EnsureRoom(bytes, letter_bytes + (from_partition ? 0 : bytes));
   std::size_t first = 0;
   if (from_partition) {
     // Sent again after a crash of the sender, or of us: what we have is skipped.

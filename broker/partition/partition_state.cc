@@ -190,6 +190,7 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
       return absl::OkStatus();
     }
     case RecordType::kOwnerOpened:
+    case RecordType::kIdle:
       return absl::OkStatus();
   }
   return absl::OkStatus();

@@ -49,6 +49,7 @@ struct TurnBatch {
   std::vector<Match> matches;
   std::vector<FailedAttemptRef> attempts;
   std::vector<LetterPut> letters;
+  std::size_t letter_bytes = 0;
   std::vector<Notify> notify;          // when durable
   std::vector<Notify> notify_written;  // when written
   std::vector<std::function<void()>> confirmed;

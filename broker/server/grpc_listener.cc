@@ -90,7 +90,8 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
-    const GrpcListenerOptions& options, const std::vector<grpc::Service*>& services) {
+    const GrpcListenerOptions& options, const Clock& clock, GrpcAcceptor::Warn warn,
+    const std::vector<grpc::Service*>& services) {
   TOCSIN_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ServerCredentials> credentials,
                           MakeCredentials(options));
   const std::optional<HostPort> parsed = ParseHostPort(options.address);
@@ -107,7 +108,11 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
 
   grpc::ServerBuilder builder;
   std::unique_ptr<GrpcListener> listener(new GrpcListener());
-  builder.AddListeningPort(options.address, credentials, &listener->port_);
+  TOCSIN_ASSIGN_OR_RETURN(listener->acceptor_,
+                          GrpcAcceptor::Listen(*parsed, clock, std::move(warn)));
+  using Experimental = grpc::ServerBuilder::experimental_type;
+  listener->connections_ = builder.experimental().AddExternalConnectionAcceptor(
+      Experimental::ExternalConnectionType::FROM_FD, credentials);
   for (grpc::Service* service : services) builder.RegisterService(service);
   // gRPC unpacks a message before it looks at its size: a small one could become anything.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
@@ -115,8 +120,6 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.receive_bytes_max));
   builder.SetResourceQuota(grpc::ResourceQuota("tocsin").Resize(options.memory_bytes_max));
   const std::pair<const char*, int> arguments[] = {
-      // A second broker on the port must fail, not share it.
-      {GRPC_ARG_ALLOW_REUSEPORT, 0},
       {GRPC_ARG_MAX_CONCURRENT_STREAMS, options.streams_per_connection_max},
       {GRPC_ARG_MAX_METADATA_SIZE, static_cast<int>(options.metadata_bytes_max)},
       {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, Milliseconds(options.handshake_within)},
@@ -130,11 +133,17 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
   };
   for (const auto& [name, value] : arguments) builder.AddChannelArgument(name, value);
   listener->server_ = builder.BuildAndStart();
-  if (listener->server_ == nullptr || listener->port_ <= 0) {
-    return absl::FailedPreconditionError(fmt::format(
-        "T0202: cannot listen on {}: the port is taken or the address is not of this machine",
-        options.address));
+  if (listener->server_ == nullptr) {
+    return absl::FailedPreconditionError(
+        fmt::format("T0202: cannot serve gRPC on {}", options.address));
   }
+  listener->acceptor_->Start([connections = listener->connections_.get()](int listener_fd, int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.listener_fd = listener_fd;
+    connection.fd = fd;
+    connections->HandleNewConnection(&connection);
+  });
+  listener->port_ = listener->acceptor_->port();
   const bool v6 = parsed->host.find(':') != std::string::npos;
   listener->address_ =
       fmt::format("{}{}{}:{}", v6 ? "[" : "", parsed->host, v6 ? "]" : "", listener->port_);
@@ -149,6 +158,7 @@ void GrpcListener::SetServing(bool serving) {
 }
 
 void GrpcListener::Shutdown(Duration within) {
+  if (acceptor_ != nullptr) acceptor_->Stop();
   if (server_ == nullptr) return;
   const gpr_timespec deadline = gpr_time_add(
       gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(Milliseconds(within), GPR_TIMESPAN));

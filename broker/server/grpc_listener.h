@@ -1,7 +1,7 @@
 // GrpcListener: the gRPC server round the services: address, TLS, limits, keepalive, health and
 // reflection.
 //
-// Threading: Start, Shutdown and the destructor on one thread.
+// Threading: Start, Shutdown and the destructor on one thread; `warn` is called on another.
 
 #pragma once
 
@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "broker/base/clock.h"
 #include "broker/config/config.h"
+#include "broker/server/grpc_acceptor.h"
 
 namespace tocsin {
 
@@ -40,7 +41,8 @@ class GrpcListener {
   // The services must outlive it.
   //   kFailedPrecondition  T0202 the address cannot be listened on; T0206 a TLS file is unreadable
   static absl::StatusOr<std::unique_ptr<GrpcListener>> Start(
-      const GrpcListenerOptions& options, const std::vector<grpc::Service*>& services);
+      const GrpcListenerOptions& options, const Clock& clock, GrpcAcceptor::Warn warn,
+      const std::vector<grpc::Service*>& services);
   ~GrpcListener();
 
   // What it listens on, with the actual port.
@@ -55,6 +57,8 @@ class GrpcListener {
   GrpcListener() = default;
 
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
+  std::unique_ptr<GrpcAcceptor> acceptor_;
   std::string address_;
   int port_ = 0;
 };

@@ -97,6 +97,16 @@ absl::Status Server::Impl::Start() {
   return absl::OkStatus();
 }
 
+namespace {
+
+std::uint64_t SegmentBytes(std::uint64_t log_bytes, std::uint64_t most) {
+  constexpr std::uint64_t kLeast = std::uint64_t{8} << 20;
+  constexpr std::uint64_t kStep = std::uint64_t{1} << 20;
+  return std::clamp(log_bytes / 4 / kStep * kStep, kLeast, most);
+}
+
+}  // namespace
+
 absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
   data_dir = broker.data_dir;
   log_bytes_max = broker.retention_bytes;
@@ -109,6 +119,10 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
   journal_options.partitions = partitions;
   journal_options.version = kServerVersion;
   journal_options.degraded = options.degraded;
+  // A log is given up by whole segments and never the one in use: four of them at least.
+  journal_options.segment_bytes = SegmentBytes(broker.retention_bytes, std::uint64_t{64} << 20);
+  journal_options.letter_segment_bytes =
+      SegmentBytes(broker.letters_bytes, std::uint64_t{16} << 20);
   journal_options.on_fatal = [this](const absl::Status& status) { OnFatal(status); };
   TOCSIN_ASSIGN_OR_RETURN(
       journal, OpenFileJournal(std::move(journal_options), *file_system, clock, journal_random));
@@ -210,8 +224,11 @@ absl::Status Server::Impl::Listen(const BrokerConfig& broker) {
   listener_options.address = broker.listen;
   listener_options.tls = broker.tls;
   TOCSIN_ASSIGN_OR_RETURN(
-      listener,
-      GrpcListener::Start(listener_options, {publisher.get(), workers.get(), admin.get()}));
+      listener, GrpcListener::Start(listener_options, clock,
+                                    [this](std::string_view code, const std::string& text) {
+                                      log.Warn(code, text);
+                                    },
+                                    {publisher.get(), workers.get(), admin.get()}));
   listener->SetServing(false);
   endpoints.grpc = listener->address();
   endpoints.grpc_port = listener->port();

@@ -304,6 +304,25 @@ void MemoryJournal::TrimLettersBelow(PartitionId id, LetterPosition position) {
   }
 }
 
+JournalPosition MemoryJournal::end() const {
+  const MutexLock lock(mutex_);
+  return JournalPosition(end_);
+}
+
+LetterPosition MemoryJournal::letters_end() const {
+  const MutexLock lock(mutex_);
+  return LetterPosition(letter_end_);
+}
+
+JournalPosition MemoryJournal::PositionToFree(std::uint64_t bytes) const {
+  const MutexLock lock(mutex_);
+  std::uint64_t first = end_;
+  for (const auto& [id, partition] : partitions_) {
+    if (!partition.batches.empty()) first = std::min(first, partition.batches.begin()->first);
+  }
+  return JournalPosition(std::min(end_, first + bytes));
+}
+
 std::uint64_t MemoryJournal::log_bytes() const {
   const MutexLock lock(mutex_);
   return log_bytes_;

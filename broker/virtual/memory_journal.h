@@ -47,6 +47,9 @@ class MemoryJournal final : public Journal {
   void ListLetters(PartitionId partition, LetterPosition from, LettersDone done) override;
   void ReadLetter(PartitionId partition, LetterPosition position, LetterDone done) override;
   void TrimLettersBelow(PartitionId partition, LetterPosition position) override;
+  JournalPosition end() const override;
+  LetterPosition letters_end() const override;
+  JournalPosition PositionToFree(std::uint64_t bytes) const override;
   std::size_t batch_bytes_max() const override { return options_.batch_bytes_max; }
   std::uint64_t log_bytes() const override;
   std::uint64_t letter_bytes() const override;

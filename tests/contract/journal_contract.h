@@ -332,7 +332,13 @@ TEST_P(JournalContractTest, TrimmingNeedsPermissionAndCheckpoints) {
     ASSERT_TRUE(appended.ok());
     end = appended->end;
   }
+  EXPECT_EQ(journal().end(), end);
   const std::uint64_t before = journal().log_bytes();
+  // A third of it, by whole segments: more than asked for, less than all.
+  const JournalPosition third = journal().PositionToFree(before / 3);
+  EXPECT_GE(third.value(), opened.start.value() + before / 3);
+  EXPECT_LT(third, end);
+  EXPECT_LE(journal().PositionToFree(before * 9), end);
   journal().TrimBelow(p0_, end);
   under_->Run();
   EXPECT_EQ(journal().log_bytes(), before);  // without a checkpoint nothing goes
@@ -367,6 +373,7 @@ TEST_P(JournalContractTest, LettersAreListedReadAndTrimmed) {
   ASSERT_TRUE(appended.ok());
   ASSERT_EQ(appended->letters.size(), 2u);
   EXPECT_LT(appended->letters[0], appended->letters[1]);
+  EXPECT_LT(appended->letters[1], journal().letters_end());
   under_->Restart();
   Open(p1_);
   Open(p0_);

@@ -1,0 +1,158 @@
+// What may be forgotten, and when: retention by age and size, dead letters, checkpoints that let
+// the log be trimmed.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "broker/base/time_text.h"
+#include "broker/partition/partition_impl.h"
+
+namespace tocsin {
+namespace {
+
+constexpr Duration kPressedEvery = std::chrono::seconds(1);
+// Less of the log than this (or an eighth of its size) is not worth a checkpoint.
+constexpr std::uint64_t kBehindMost = std::uint64_t{1} << 20;
+constexpr std::size_t kSamplesMax = 4096;
+
+}  // namespace
+
+Offset Partition::Impl::Floor(std::string* pinned_by) const {
+  Offset floor = durable_end;
+  for (const auto& trigger : state.triggers()) {
+    if (trigger->forgotten) continue;
+    if (trigger->catch_up && *trigger->catch_up < floor) {
+      floor = *trigger->catch_up;
+      if (pinned_by != nullptr) *pinned_by = trigger->name;
+    }
+    if (trigger->pending() == 0) continue;
+    Offset mine = trigger->floor;
+    const auto* runtime = trigger->ordinal.value() < runtimes.size()
+                              ? runtimes[trigger->ordinal.value()].get()
+                              : nullptr;
+    if (runtime != nullptr && runtime->queue != nullptr) mine = runtime->queue->Floor(durable_end);
+    if (mine < floor) {
+      floor = mine;
+      if (pinned_by != nullptr) *pinned_by = trigger->name;
+    }
+  }
+  return floor;
+}
+
+// All partitions share the log and trim it together, so each must move on: also one to which
+// nothing happens (its place is then marked by a record that says so), and also a checkpoint that
+// would not be due yet when the log is nearly at its size.
+void Partition::Impl::CheckpointIfDue() {
+  if (checkpoint || checkpoint_writing) return;
+  const std::uint64_t end = ports.journal.end().value();
+  const std::uint64_t bytes_max = options.retention_bytes;
+  const std::uint64_t behind = std::min(kBehindMost, bytes_max / 8);
+  const Duration since = now - last_checkpoint;
+  const bool idle = turn.empty() && in_flight.empty() && end >= last_end.value() + behind;
+  const bool pressed = ports.journal.log_bytes() >= bytes_max - bytes_max / 20;
+  // The older one of the two newest bases holds the log: both must move.
+  const bool base =
+      pressed && since >= kPressedEvery && end >= older_replay_from.value() + behind;
+  if (base || bytes_since_checkpoint >= options.checkpoint_bytes ||
+      ((bytes_since_checkpoint > 0 || idle) && since >= options.checkpoint_every)) {
+    if (idle) {
+      EnsureRoom(64);
+      AddRecord(RecordType::kIdle, "");
+    }
+    StartCheckpoint(base);
+  }
+}
+
+void Partition::Impl::NoteSample() {
+  samples.emplace_back(wall, durable_end);
+  if (samples.size() <= kSamplesMax) return;
+  // Half as exact, and as far back as before.
+  for (std::size_t i = 0; i < samples.size(); i += 2) samples[i / 2] = samples[i];
+  samples.resize((samples.size() + 1) / 2);
+}
+
+// The first offset to keep so that the log loses what it has too much, oldest events first.
+Offset Partition::Impl::StartForSize(Offset floor) const {
+  const std::uint64_t bytes = ports.journal.log_bytes();
+  const std::uint64_t wanted = options.retention_bytes / 10 * 9;
+  if (bytes <= wanted) return start;
+  const JournalPosition target = ports.journal.PositionToFree(bytes - wanted);
+  std::uint64_t low = start.value();
+  std::uint64_t high = floor.value();
+  while (low < high) {
+    const std::uint64_t middle = low + (high - low) / 2;
+    if (ports.journal.Locate(options.id, Offset(middle)) < target) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return Offset(low);
+}
+
+void Partition::Impl::Trim() {
+  const Offset floor = Floor(nullptr);
+  if (!start_known) start = Offset();
+  Offset trim = std::max(start, StartForSize(floor));
+  const WallTime too_old =
+      wall - std::chrono::duration_cast<std::chrono::microseconds>(options.retention_age);
+  while (!samples.empty() && samples.front().first < too_old && samples.front().second <= floor) {
+    trim = std::max(trim, samples.front().second);
+    samples.pop_front();
+  }
+  const JournalPosition below = ports.journal.Locate(options.id, trim);
+  if (below <= trimmed_below) return;
+  trimmed_below = below;
+  start = trim;
+  start_known = true;
+  ports.journal.TrimBelow(options.id, below);
+}
+
+void Partition::Impl::TrimLetters() {
+  LetterPosition below = ports.journal.letters_end();
+  for (const auto& [id, letter] : state.letters()) {
+    if (letter.position.value() == 0) return;  // not all positions are known yet
+    below = std::min(below, letter.position);
+  }
+  if (below <= letters_trimmed_below) return;
+  // Not before it is durable that those below are closed.
+  auto trim = [this, below](const absl::Status& status) {
+    if (!status.ok() || below <= letters_trimmed_below) return;
+    letters_trimmed_below = below;
+    ports.journal.TrimLettersBelow(options.id, below);
+  };
+  if (!turn.empty()) {
+    turn.done.push_back(std::move(trim));
+  } else if (!in_flight.empty()) {
+    in_flight.back().done.push_back(std::move(trim));
+  } else {
+    trim(absl::OkStatus());
+  }
+}
+
+// Publishers hear of it one by one; the operator once, and again when it is over.
+void Partition::Impl::TellWhetherRefusing() {
+  const bool disk_full = !ports.journal.HasRoomForIngest();
+  const bool log_full = ports.journal.log_bytes() >= options.retention_bytes;
+  if (refusing == (disk_full || log_full) || failed) return;
+  refusing = !refusing;
+  if (!refusing) {
+    Warn("", "there is room again: events are accepted");
+    return;
+  }
+  std::string pinned_by;
+  (void)Floor(&pinned_by);
+  Warn("T0314",
+       fmt::format(
+           "{}: events are refused, sources and schedules wait; answers of workers and dead "
+           "letters go on{}",
+           disk_full ? std::string("the disk is nearly full")
+                     : fmt::format("the log has reached retention.size ({})",
+                                   FormatBytes(options.retention_bytes)),
+           pinned_by.empty() ? ""
+                             : fmt::format("; trigger '{}' needs the oldest event", pinned_by)));
+}
+
+}  // namespace tocsin

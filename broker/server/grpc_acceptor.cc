@@ -1,0 +1,168 @@
+#include "broker/server/grpc_acceptor.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ip/v6_only.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "broker/base/thread_executor.h"
+
+namespace tocsin {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+// Accept again only after this when the process has no descriptor left.
+constexpr auto kAcceptPause = std::chrono::milliseconds(100);
+constexpr Duration kWarnEvery = std::chrono::minutes(1);
+
+// What goes away by itself: the peer's impatience, a signal.
+bool IsOfOneConnection(const error_code& error) {
+  return error == asio::error::connection_aborted || error == asio::error::interrupted ||
+         error == asio::error::try_again;
+}
+
+}  // namespace
+
+struct GrpcAcceptor::Impl {
+  struct Listener {
+    Listener(asio::io_context& context) : acceptor(context), pause(context) {}
+    tcp::acceptor acceptor;
+    asio::steady_timer pause;
+  };
+
+  Impl(const Clock& clock_in, Warn warn_in)
+      : clock(clock_in), warn(std::move(warn_in)), thread("grpc-accept", clock_in) {}
+
+  error_code Open(const tcp::endpoint& endpoint) {
+    auto listener = std::make_unique<Listener>(context);
+    tcp::acceptor& acceptor = listener->acceptor;
+    error_code error;
+    acceptor.open(endpoint.protocol(), error);
+    if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
+    // Taken over by the connections.
+    if (!error) acceptor.set_option(tcp::no_delay(true), error);
+    if (!error && endpoint.address().is_v6()) {
+      acceptor.set_option(asio::ip::v6_only(!endpoint.address().is_unspecified()), error);
+    }
+    if (!error) acceptor.bind(endpoint, error);
+    if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
+    if (!error) acceptor.non_blocking(true, error);
+    if (error) return error;
+    fcntl(acceptor.native_handle(), F_SETFD, FD_CLOEXEC);
+    port = acceptor.local_endpoint().port();
+    listeners.push_back(std::move(listener));
+    return error;
+  }
+
+  void Accept(Listener& listener) {
+    listener.acceptor.async_accept([this, &listener](error_code error, tcp::socket socket) {
+      if (error == asio::error::operation_aborted) return;
+      if (!error) {
+        HandOn(listener, std::move(socket));
+      } else if (!IsOfOneConnection(error)) {
+        Complain(error);
+        listener.pause.expires_after(kAcceptPause);
+        listener.pause.async_wait([this, &listener](error_code failed) {
+          if (!failed) Accept(listener);
+        });
+        return;
+      }
+      Accept(listener);
+    });
+  }
+
+  void HandOn(Listener& listener, tcp::socket socket) {
+    error_code error;
+    socket.non_blocking(true, error);
+    const int fd = socket.release(error);
+    if (error) return;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    take(listener.acceptor.native_handle(), fd);
+  }
+
+  void Complain(const error_code& error) {
+    const Instant now = clock.Monotonic();
+    if (told && now - *told < kWarnEvery) return;
+    told = now;
+    warn("T0209", fmt::format("no new gRPC connection can be taken: {}; it is tried again until "
+                              "one can. Raise the limit (ulimit -n, LimitNOFILE) if this lasts",
+                              error.message()));
+  }
+
+  const Clock& clock;
+  const Warn warn;
+  std::uint16_t port = 0;
+  bool started = false, stopped = false;
+
+  // Touched by `thread` alone once it runs.
+  Take take;
+  std::optional<Instant> told;
+  asio::io_context context{1};
+  std::vector<std::unique_ptr<Listener>> listeners;
+
+  ThreadExecutor thread;  // last: it ends before what it uses
+};
+
+GrpcAcceptor::GrpcAcceptor(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+GrpcAcceptor::~GrpcAcceptor() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<GrpcAcceptor>> GrpcAcceptor::Listen(const HostPort& address,
+                                                                   const Clock& clock, Warn warn) {
+  auto impl = std::make_unique<Impl>(clock, std::move(warn));
+  const auto refuse = [&](const error_code& error) {
+    return absl::FailedPreconditionError(fmt::format("T0202: cannot listen on {}:{}: {}",
+                                                     address.host, address.port, error.message()));
+  };
+  error_code error;
+  tcp::resolver resolver(impl->context);
+  const auto found =
+      resolver.resolve(address.host, std::to_string(address.port),
+                       tcp::resolver::passive | tcp::resolver::numeric_service, error);
+  if (error) return refuse(error);
+  error_code unusable;
+  for (const auto& entry : found) {
+    tcp::endpoint endpoint = entry.endpoint();
+    if (impl->port != 0) endpoint.port(impl->port);
+    error = impl->Open(endpoint);
+    // A name may have an address that this machine does not: `localhost` without IPv6.
+    if (error == asio::error::address_family_not_supported ||
+        error == boost::system::errc::address_not_available) {
+      unusable = error;
+    } else if (error) {
+      return refuse(error);
+    }
+  }
+  if (impl->listeners.empty()) return refuse(unusable);
+  return std::unique_ptr<GrpcAcceptor>(new GrpcAcceptor(std::move(impl)));
+}
+
+std::uint16_t GrpcAcceptor::port() const { return impl_->port; }
+
+void GrpcAcceptor::Start(Take take) {
+  impl_->started = true;
+  impl_->take = std::move(take);
+  for (const auto& listener : impl_->listeners) impl_->Accept(*listener);
+  impl_->thread.Post([raw = impl_.get()] { raw->context.run(); });
+}
+
+void GrpcAcceptor::Stop() {
+  if (std::exchange(impl_->stopped, true)) return;
+  impl_->context.stop();
+  impl_->thread.Stop();
+  for (const auto& listener : impl_->listeners) {
+    error_code ignored;
+    listener->acceptor.close(ignored);
+  }
+}
+
+}  // namespace tocsin
