@@ -53,8 +53,7 @@ void Partition::Impl::CheckpointIfDue() {
   const bool idle = turn.empty() && in_flight.empty() && end >= last_end.value() + behind;
   const bool pressed = ports.journal.log_bytes() >= bytes_max - bytes_max / 20;
   // The older one of the two newest bases holds the log: both must move.
-  const bool base =
-      pressed && since >= kPressedEvery && end >= older_replay_from.value() + behind;
+  const bool base = pressed && since >= kPressedEvery && end >= older_replay_from.value() + behind;
   if (base || bytes_since_checkpoint >= options.checkpoint_bytes ||
       ((bytes_since_checkpoint > 0 || idle) && since >= options.checkpoint_every)) {
     if (idle) {
