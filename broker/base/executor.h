@@ -24,6 +24,13 @@ class Executor {
   // a thread. The caller holds no lock that a task takes, and must not mind waiting for a task.
   virtual void Dispatch(Task task) { Post(std::move(task)); }
 
+  // As Dispatch; afterwards the call also does what the task has left to others by Follow(), which
+  // may wait for the disk.
+  virtual void DispatchThrough(Task task) { Dispatch(std::move(task)); }
+  // As Post; but if the calling thread is in a DispatchThrough(), of whatever executor, it does the
+  // task itself when that has ended, unless this executor is busy then.
+  virtual void Follow(Task task) { Post(std::move(task)); }
+
   // As Post, but not before `when` on the executor's clock.
   virtual void PostAt(Instant when, Task task) = 0;
 };

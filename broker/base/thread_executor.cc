@@ -141,6 +141,14 @@ struct ThreadExecutor::Impl {
   }
 };
 
+// Of the DispatchThrough() that the thread is in.
+struct ThreadExecutor::Followers {
+  std::vector<std::pair<ThreadExecutor*, Task>> tasks;
+  static thread_local Followers* current;
+};
+
+thread_local ThreadExecutor::Followers* ThreadExecutor::Followers::current = nullptr;
+
 ThreadExecutor::ThreadExecutor(const std::string& name, const Clock& clock)
     : impl_(std::make_unique<Impl>(clock)) {
   impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
@@ -161,6 +169,19 @@ void ThreadExecutor::Post(Task task) {
 }
 
 void ThreadExecutor::Dispatch(Task task) { impl_->Dispatch(std::move(task)); }
+
+void ThreadExecutor::DispatchThrough(Task task) {
+  Followers followers;
+  Followers* const outer = std::exchange(Followers::current, &followers);
+  impl_->Dispatch(std::move(task));
+  Followers::current = outer;
+  for (auto& [executor, following] : followers.tasks) executor->Dispatch(std::move(following));
+}
+
+void ThreadExecutor::Follow(Task task) {
+  if (Followers::current == nullptr) return Post(std::move(task));
+  Followers::current->tasks.emplace_back(this, std::move(task));
+}
 
 void ThreadExecutor::PostAt(Instant when, Task task) {
   bool notify = false;

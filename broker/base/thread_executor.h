@@ -20,6 +20,8 @@ class ThreadExecutor final : public Executor {
   void Post(Task task) override;
   // Inside the call when the thread has nothing to do.
   void Dispatch(Task task) override;
+  void DispatchThrough(Task task) override;
+  void Follow(Task task) override;
   void PostAt(Instant when, Task task) override;
 
   // Runs what was posted before, then ends the thread. Must not be called from a task.
@@ -27,6 +29,7 @@ class ThreadExecutor final : public Executor {
 
  private:
   struct Impl;
+  struct Followers;
   std::unique_ptr<Impl> impl_;
 };
 

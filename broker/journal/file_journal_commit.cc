@@ -46,7 +46,7 @@ void FileJournalEngine::Enqueue(Item item) {
   pending_.push_back(std::move(item));
   if (commit_posted_) return;
   commit_posted_ = true;
-  committer_.Post([this] { Commit(); });
+  committer_.Follow([this] { Commit(); });
 }
 
 void FileJournalEngine::Commit() {
@@ -59,7 +59,7 @@ void FileJournalEngine::Commit() {
       return;
     }
   }
-  // One group per task; what arrives during it is the next one. commit_posted_ stays true.
+  // One group per task; what arrives during it is the next one.
   absl::Status clean = main_->Clean();
   if (clean.ok()) clean = dead_->Clean();
   if (failed_) {
@@ -111,6 +111,13 @@ void FileJournalEngine::Commit() {
         WaitForSegment(main_->prepared() == 0 ? *main_ : *dead_);
         return;  // the preparation goes on with Commit()
       }
+    }
+  }
+  {
+    const MutexLock lock(mutex_);
+    if (pending_.empty() && backlog_.empty()) {
+      commit_posted_ = false;
+      return;
     }
   }
   committer_.Post([this] { Commit(); });

@@ -110,8 +110,11 @@ struct PublishBatch {
   std::shared_ptr<const void> keep_alive;
   std::vector<PublishedEvent> events;
   std::size_t bytes = 0;  // of all events, for the ingest budget
-  // Little work, and no batch of the same request follows: the caller's thread may do it.
-  bool here = false;
+  // What the caller's thread may do itself if nobody is at it: with little work, and if no batch of
+  // the same request follows, the partition's part; if nothing else waits for the thread, the
+  // journal's, too, which blocks until the disk has synced.
+  enum class Here : std::uint8_t { kNothing, kTurn, kTurnAndSync };
+  Here here = Here::kNothing;
   // Once, on the committer's thread or the partition's executor. Must not block. OK: durable, or
   // written (PartitionOptions::answer_when_written).
   absl::AnyInvocable<void(PublishOutcome)> done;

@@ -63,7 +63,8 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     Schedule(shard);
   }
 
-  absl::Status TryIngest(std::size_t partition, std::size_t bytes, bool here, Work& work) {
+  absl::Status TryIngest(std::size_t partition, std::size_t bytes, PublishBatch::Here here,
+                         Work& work) {
     Shard& shard = ShardOf(partition);
     if (failed.load(std::memory_order_relaxed)) {
       return absl::UnavailableError("the journal failed; the broker is stopping");
@@ -84,10 +85,15 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     {
       const MutexLock lock(shard.mutex);
       shard.ingest.push_back({partition, std::move(work), bytes});
-      if (!here) Schedule(shard);
+      if (here == PublishBatch::Here::kNothing) Schedule(shard);
       if (std::exchange(shard.posted, true)) return absl::OkStatus();
     }
-    shard.executor->Dispatch([self = shared_from_this(), &shard] { self->Turn(shard); });
+    const auto turn = [self = shared_from_this(), &shard] { self->Turn(shard); };
+    if (here == PublishBatch::Here::kTurnAndSync) {
+      shard.executor->DispatchThrough(turn);
+    } else {
+      shard.executor->Dispatch(turn);
+    }
     return absl::OkStatus();
   }
 
@@ -236,7 +242,7 @@ std::uint32_t Shards::partition_count() const { return impl_->options.partition.
 
 absl::Status Shards::TryPublish(PartitionId partition, PublishBatch& batch) {
   const std::size_t bytes = batch.bytes;
-  const bool here = batch.here;
+  const PublishBatch::Here here = batch.here;
   auto shared = std::make_shared<PublishBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.Publish(std::move(*shared)); };
   const absl::Status status = impl_->TryIngest(partition.value(), bytes, here, work);
@@ -250,7 +256,8 @@ absl::Status Shards::TryAppendLane(PartitionId partition, LaneBatch& batch) {
   for (const Undecodable& undecodable : batch.undecodable) bytes += undecodable.bytes.size();
   auto shared = std::make_shared<LaneBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.AppendLane(std::move(*shared)); };
-  const absl::Status status = impl_->TryIngest(partition.value(), bytes, false, work);
+  const absl::Status status =
+      impl_->TryIngest(partition.value(), bytes, PublishBatch::Here::kNothing, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
 }

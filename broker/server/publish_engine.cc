@@ -153,7 +153,8 @@ PublishEngine::PublishEngine(const PublishEngineOptions& options, TryPublish try
     : options_(options), try_publish_(std::move(try_publish)) {}
 
 void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFrame& frame,
-                        bool with_places, std::shared_ptr<StreamOrder> order, Done done) {
+                        bool with_places, std::shared_ptr<StreamOrder> order, bool alone,
+                        Done done) {
   struct Piece {
     PublishBatch batch;
     std::vector<std::uint32_t> indexes;
@@ -203,7 +204,10 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
         piece.batch.done = [gathering, partition, indexes, retry_after_ms](PublishOutcome outcome) {
           gathering->OnOutcome(partition, *indexes, outcome, retry_after_ms);
         };
-        piece.batch.here = piece_count == 1 && bytes <= kHereBytesMax;
+        if (piece_count == 1 && bytes <= kHereBytesMax) {
+          using Here = PublishBatch::Here;
+          piece.batch.here = alone ? Here::kTurnAndSync : Here::kTurn;
+        }
         const absl::Status taken = try_publish_(partition, piece.batch);
         if (taken.ok()) continue;
         full = true;

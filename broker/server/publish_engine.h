@@ -83,9 +83,10 @@ class PublishEngine {
 
   PublishEngine(const PublishEngineOptions& options, TryPublish try_publish);
 
-  // `frame.events` lie in what `keep_alive` keeps. `order` is null for a request that stands alone.
+  // `frame.events` lie in what `keep_alive` keeps. `order` is null for a request that stands
+  // outside of a stream. `alone`: the caller's thread has nothing to do until `done`.
   void Run(std::shared_ptr<const void> keep_alive, const PublishFrame& frame, bool with_places,
-           std::shared_ptr<StreamOrder> order, Done done);
+           std::shared_ptr<StreamOrder> order, bool alone, Done done);
 
   const PublishEngineOptions& options() const { return options_; }
   PublishCounters& counters() { return counters_; }

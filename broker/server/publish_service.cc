@@ -50,7 +50,7 @@ grpc::ServerUnaryReactor* PublishService::Publish(grpc::CallbackServerContext* c
     return reactor;
   }
   const bool with_places = context->client_metadata().count(kRefsMetadata) > 0;
-  engine_.Run(flat.keep_alive(), frame, with_places, nullptr,
+  engine_.Run(flat.keep_alive(), frame, with_places, nullptr, /*alone=*/false,
               [this, reactor, response, begun = clock_.Monotonic()](const PublishAnswer& answer) {
                 *response = TakeByteBuffer(EncodePublishResponse(answer));
                 Observe(begun);

@@ -1,11 +1,20 @@
 #include "broker/server/publish_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "broker/server/grpc_auth.h"
 #include "dispatch/grpc/byte_buffer.h"
 
 namespace tocsin {
+namespace {
+
+// A publisher that has waited before each of so many requests waits for every answer: there is
+// nothing that its thread could read meanwhile.
+constexpr Duration kPause = std::chrono::microseconds(60);
+constexpr int kPausesMin = 8;
+
+}  // namespace
 
 class PublishStream::Reactor final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
@@ -80,6 +89,7 @@ PublishStream::Step PublishStream::NextStep() {
   if (!reading_ && bytes_under_way_ < service_.options_.stream_bytes_max &&
       slots_.size() < service_.options_.stream_requests_max) {
     reading_ = true;
+    read_begun_ = service_.clock_.Monotonic();
     return Step::kRead;
   }
   return Step::kNone;
@@ -142,14 +152,16 @@ void PublishStream::OnRead(bool ok) {
   }
   std::uint64_t ticket = 0;
   bool taken = false;
+  bool alone = false;
   {
     MutexLock lock(mutex_);
+    const Instant now = service_.clock_.Monotonic();
+    pauses_ = now - read_begun_ >= kPause ? std::min(pauses_ + 1, kPausesMin) : 0;
+    alone = pauses_ == kPausesMin && slots_.empty();
     taken = !end_;
     ticket = front_ticket_ + slots_.size();
     if (taken) {
-      slots_.push_back({.response = std::nullopt,
-                        .bytes = flat.bytes().size(),
-                        .begun = service_.clock_.Monotonic()});
+      slots_.push_back({.response = std::nullopt, .bytes = flat.bytes().size(), .begun = now});
       bytes_under_way_ += flat.bytes().size();
     }
   }
@@ -158,7 +170,7 @@ void PublishStream::OnRead(bool ok) {
     EndReading(grpc::Status::OK);
     return;
   }
-  service_.engine_.Run(flat.keep_alive(), frame, with_places_, order_,
+  service_.engine_.Run(flat.keep_alive(), frame, with_places_, order_, alone,
                        [self = shared_from_this(), ticket](const PublishAnswer& answer) {
                          self->OnAnswer(ticket, EncodePublishResponse(answer));
                        });

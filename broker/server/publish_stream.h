@@ -67,6 +67,8 @@ class PublishStream final : public std::enable_shared_from_this<PublishStream> {
   std::uint64_t front_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   std::size_t bytes_under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  Instant read_begun_ ABSL_GUARDED_BY(mutex_);
+  int pauses_ ABSL_GUARDED_BY(mutex_) = 0;    // requests in a row that were waited for
   int starting_ ABSL_GUARDED_BY(mutex_) = 0;  // threads that are starting a read or write
   bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;  // nobody listens: no answer is waited for

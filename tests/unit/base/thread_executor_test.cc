@@ -110,6 +110,44 @@ TEST(ThreadExecutorTest, WhatIsPostedDuringADispatchIsRunByTheThreadAfterwards) 
   }
 }
 
+// Dispatches through until both have run inside the call.
+TEST(ThreadExecutorTest, WhatFollowsADispatchThroughRunsOnTheCallersThreadAfterIt) {
+  SystemClock clock;
+  ThreadExecutor first("first", clock);
+  ThreadExecutor second("second", clock);
+  ASSERT_TRUE(RunsInside(clock, first));
+  ASSERT_TRUE(RunsInside(clock, second));
+  const std::thread::id self = std::this_thread::get_id();
+  const Instant deadline = clock.Monotonic() + std::chrono::seconds(20);
+  bool inside = false;
+  while (!inside && clock.Monotonic() < deadline) {
+    std::vector<int> order;
+    std::promise<std::thread::id> followed;
+    first.DispatchThrough([&] {
+      second.Follow([&] {
+        order.push_back(2);
+        followed.set_value(std::this_thread::get_id());
+      });
+      if (std::this_thread::get_id() == self) order.push_back(1);
+    });
+    inside = followed.get_future().get() == self && order == std::vector<int>{1, 2};
+  }
+  EXPECT_TRUE(inside);
+}
+
+TEST(ThreadExecutorTest, WithoutADispatchThroughWhatFollowsIsPosted) {
+  SystemClock clock;
+  ThreadExecutor first("first", clock);
+  ThreadExecutor second("second", clock);
+  ASSERT_TRUE(RunsInside(clock, first));
+  const std::thread::id self = std::this_thread::get_id();
+  for (int i = 0; i < 20; ++i) {
+    std::promise<std::thread::id> followed;
+    first.Dispatch([&] { second.Follow([&] { followed.set_value(std::this_thread::get_id()); }); });
+    EXPECT_NE(followed.get_future().get(), self);
+  }
+}
+
 // The danger: two threads inside one owner, or one thread's tasks out of order.
 TEST(ThreadExecutorTest, DispatchAndPostRunOneTaskAtATimeInEachThreadsOrder) {
   SystemClock clock;
@@ -129,6 +167,8 @@ TEST(ThreadExecutorTest, DispatchAndPostRunOneTaskAtATimeInEachThreadsOrder) {
         };
         if (i % 3 == 0) {
           executor.Post(task);
+        } else if (i % 3 == 1) {
+          executor.DispatchThrough(task);
         } else {
           executor.Dispatch(task);
         }
