@@ -45,11 +45,17 @@ ReloadReport Server::Impl::ReloadNow() {
     for (const ConfigError& error : errors) report.errors.push_back(error.ToString());
     if (report.errors.empty()) report.errors.emplace_back(MessageOf(applied));
     metrics.reloads(false)->Add();
-    log.Warn("T0207", fmt::format("the configuration was not reloaded: {}{}", report.errors.front(),
-                                  report.errors.size() > 1
-                                      ? fmt::format(" and {} more", report.errors.size() - 1)
-                                      : ""));
+    std::string told = fmt::format(
+        "the configuration was not reloaded: {}{}", report.errors.front(),
+        report.errors.size() > 1 ? fmt::format(" and {} more", report.errors.size() - 1) : "");
+    log.Warn("T0207", told);
+    MutexLock told_lock(told_mutex);
+    reload_error = std::move(told);
     return report;
+  }
+  {
+    MutexLock told_lock(told_mutex);
+    reload_error.clear();
   }
   ++generation;
   report.changes = DescribeChanges(config, *loaded);
@@ -84,7 +90,13 @@ void Server::Impl::DescribeProcess(v1::StatusResponse& response) const {
   for (const std::string& warning : info.warnings) response.add_warnings(warning);
   if (info.reserve_only) {
     response.add_warnings("the disk is nearly full: publishes and sources are refused");
+  } else if (info.log_bytes >= log_bytes_max) {
+    response.add_warnings(
+        "the log has reached retention.size: publishes and sources are refused until what pins it "
+        "is settled");
   }
+  MutexLock lock(told_mutex);
+  if (!reload_error.empty()) response.add_warnings(reload_error);
 }
 
 void Server::Impl::DescribeSources(v1::ListSourcesResponse& response) const {

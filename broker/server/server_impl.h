@@ -79,6 +79,9 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   Config config ABSL_GUARDED_BY(reload_mutex);
   std::uint64_t generation ABSL_GUARDED_BY(reload_mutex) = 0;
 
+  mutable Mutex told_mutex;
+  std::string reload_error ABSL_GUARDED_BY(told_mutex);  // of the last reload; empty: it worked
+
   // In the order of their making; Drain() ends them explicitly, in its own order.
   ServerMetrics metrics;
   Authorizer authorizer{AccessPolicy()};

@@ -16,6 +16,8 @@
 namespace tocsin {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -71,6 +73,13 @@ class BrokerControlTest : public BrokerFixture {
     TestWorker worker(Channel(), "work", 1, false, token);
     if (worker.attached()) worker.Leave();
     return worker.Finish().error_code();
+  }
+  std::vector<std::string> Warnings() {
+    grpc::ClientContext context;
+    SetDeadline(context);
+    v1::StatusResponse response;
+    EXPECT_TRUE(v1::Admin::NewStub(Channel())->Status(&context, {}, &response).ok());
+    return {response.warnings().begin(), response.warnings().end()};
   }
   grpc::StatusCode TryStatus(const std::string& token) {
     grpc::ClientContext context;
@@ -249,9 +258,11 @@ TEST_F(BrokerControlTest, ReloadAppliesTheDifferenceAndABadFileChangesNothing) {
   EXPECT_GE(refused.errors.size(), 2u) << "every error at once";
   EXPECT_THAT(refused.changes, IsEmpty());
   EXPECT_EQ(Books("all").state(), "active");
+  EXPECT_THAT(Warnings(), ElementsAre(AllOf(HasSubstr("was not reloaded"), HasSubstr(" more"))));
 
   config_ = good + other;
   EXPECT_THAT(server_->Reload().changes, ElementsAre("trigger `other`: added"));
+  EXPECT_THAT(Warnings(), Each(Not(HasSubstr("was not reloaded"))));
   PublishAll({MakeEvent("b", "other")});
   EXPECT_TRUE(Eventually([&] { return Books("other").matched() == 1; }));
   EXPECT_EQ(Books("all").matched(), 2u);

@@ -237,6 +237,7 @@ def test_F23_at_retention_size_publishes_are_refused_in_flat_memory_and_it_drain
     names = fill(broker, data)
     assert len(names) > 400
     eventually(lambda: "T0314" in broker.log())
+    assert any("retention.size" in one for one in broker.status().warnings)
     before = broker.mib("VmRSS")
     for i in range(0, 1200, 4):
         answer = broker.publish(*[event("r%d" % (i + j), data=data) for j in range(4)])

@@ -96,6 +96,7 @@ void Sim::Quiesce() {
   PumpAll();
   deaths_ = false;
   Attach();
+  int idle = 0;  // rounds since something was delivered: time passes in them alone
   for (int round = 0; round < 4000 && result_.failure.empty(); ++round) {
     PumpAll();
     bool busy = false;
@@ -109,9 +110,11 @@ void Sim::Quiesce() {
     }
     PumpAll();
     if (options_.trace) fmt::print("round {} busy {}\n", round, busy);
+    idle = busy ? 0 : idle + 1;
     if (!busy) {
       if (round % 20 == 19) Letters(true);
-      if (round % 20 == 10 && Drained()) break;
+      // Not before what waits for its time has had some.
+      if (round % 20 == 10 && idle > 3 && Drained()) break;
       clock_.Advance(std::chrono::milliseconds(500));
       leased_.clear();
     }
