@@ -99,9 +99,10 @@ bool FileTracker::EndListing(const std::set<std::string>& unreadable) {
   bool missing = false;
   for (auto& [identity, seen] : seen_) {
     if (seen.listing == listing_) continue;
-    const bool unknown = std::any_of(
-        unreadable.begin(), unreadable.end(),
-        [&seen](const std::string& directory) { return IsBeneath(seen.file.path, directory); });
+    const std::string& path = seen.file.path;
+    const bool unknown =
+        std::any_of(unreadable.begin(), unreadable.end(),
+                    [&path](const std::string& directory) { return IsBeneath(path, directory); });
     if (unknown) continue;
     if (seen.missed) {
       gone.push_back(identity);

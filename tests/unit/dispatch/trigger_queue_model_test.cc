@@ -362,7 +362,8 @@ class Model {
     if (parked_.empty()) return;
     auto found = parked_.begin();
     std::advance(found, static_cast<std::ptrdiff_t>(random_.Below(parked_.size())));
-    const auto [group, letter] = *found;
+    const std::string group = found->first;
+    const std::size_t letter = found->second;
     const bool under_way = std::any_of(journal_.begin(), journal_.end(), [&](const Event& event) {
       return event.redriven && !event.settled && Group(event) == group;
     });
