@@ -392,20 +392,13 @@ void Partition::Impl::TellSettled() {
   }
   for (auto& [lane, events] : told) {
     // Not before what settled them is durable.
-    auto tell = [this, lane = lane, events = std::move(events)](const absl::Status& status) {
+    WhenDurable([this, lane = lane, events = std::move(events)](const absl::Status& status) {
       if (!status.ok()) return;
       const auto listener = listeners.find(lane);
       if (listener != listeners.end() && listener->second != nullptr) {
         listener->second->OnSettled(events);
       }
-    };
-    if (!turn.empty()) {
-      turn.done.push_back(std::move(tell));
-    } else if (!in_flight.empty()) {
-      in_flight.back().done.push_back(std::move(tell));
-    } else {
-      tell(absl::OkStatus());
-    }
+    });
   }
 }
 

@@ -346,30 +346,43 @@ void Partition::Impl::ReadEvents(Offset from, std::size_t events_max, std::size_
     done(std::move(page));
     return;
   }
-  ports.journal.Read(options.id, ports.journal.Locate(options.id, page.next), kReadEventsBytes,
-                     [this, events_max, bytes_max, page = std::move(page), done = std::move(done),
-                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
-                       if (guard.expired()) return;
-                       if (!result.ok()) {
-                         done(result.status());
-                         return;
-                       }
-                       for (const Unreadable& gap : result->unreadable)
-                         page.gaps.push_back(gap.reason);
-                       const Offset before = page.next;
-                       for (const StoredBatch& stored : result->batches) {
-                         const std::optional<CachedBatch> batch = IndexBatch(stored);
-                         if (!batch || !(page.next < batch->end())) continue;
-                         if (!PageBatch(*batch, events_max, bytes_max, page)) break;
-                       }
-                       // A page that did not get on would be asked for again for ever.
-                       if (page.next == before && page.events.empty()) {
-                         page.next = durable_end;
-                         if (!result->at_end && page.gaps.empty())
-                           page.gaps.push_back("nothing readable here");
-                       }
-                       done(std::move(page));
-                     });
+  const JournalPosition at = ports.journal.Locate(options.id, page.next);
+  ReadPage(at, events_max, bytes_max, std::move(page), std::move(done));
+}
+
+void Partition::Impl::ReadPage(JournalPosition at, std::size_t events_max, std::size_t bytes_max,
+                               EventPage page,
+                               absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done) {
+  ports.journal.Read(
+      options.id, at, kReadEventsBytes,
+      [this, at, events_max, bytes_max, page = std::move(page), done = std::move(done),
+       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+        if (guard.expired()) return;
+        if (!result.ok()) {
+          // Trimmed meanwhile: from the new start.
+          const JournalPosition moved = ports.journal.Locate(options.id, page.next);
+          if (absl::IsOutOfRange(result.status()) && at < moved) {
+            return ReadPage(moved, events_max, bytes_max, std::move(page), std::move(done));
+          }
+          done(result.status());
+          return;
+        }
+        for (const Unreadable& gap : result->unreadable) page.gaps.push_back(gap.reason);
+        const Offset before = page.next;
+        for (const StoredBatch& stored : result->batches) {
+          const std::optional<CachedBatch> batch = IndexBatch(stored);
+          if (!batch || !(page.next < batch->end())) continue;
+          if (!PageBatch(*batch, events_max, bytes_max, page)) break;
+        }
+        if (page.next == before && page.events.empty()) {
+          // Settlements, or what is damaged: on behind it.
+          if (!result->at_end) {
+            return ReadPage(result->next, events_max, bytes_max, std::move(page), std::move(done));
+          }
+          page.next = durable_end;
+        }
+        done(std::move(page));
+      });
 }
 
 PartitionSnapshot Partition::Impl::Snapshot() const {

@@ -21,9 +21,11 @@ constexpr std::size_t kCopiedBytesMax = std::size_t{1} << 20;  // of one append,
 
 void Partition::Impl::PumpCatchUps() {
   if (catching_up.empty() || closing || stalled || resubmitted ||
-      !ports.journal.HasRoomForIngest() || ports.journal.log_bytes() >= options.retention_bytes) {
+      !ports.journal.HasRoomForIngest()) {
     return;
   }
+  const std::uint64_t bytes = ports.journal.log_bytes();
+  const bool full = bytes >= options.retention_bytes;
   for (const std::uint32_t ordinal : std::vector(catching_up.begin(), catching_up.end())) {
     Runtime* runtime = RuntimeOf(TriggerOrdinal(ordinal));
     const TriggerRecord* trigger = state.FindTrigger(TriggerOrdinal(ordinal));
@@ -33,6 +35,10 @@ void Partition::Impl::PumpCatchUps() {
     }
     const auto& backlog_max = plan->triggers[runtime->route].policy.backlog.size_max;
     if (runtime->catch_up != 0 || (backlog_max && trigger->pending() >= *backlog_max)) continue;
+    // If it is what keeps the log full, going on is what makes room: what it has copied goes.
+    if (full && (bytes >= options.retention_bytes / 2 * 3 || Floor(nullptr) < *trigger->catch_up)) {
+      continue;
+    }
     if (*trigger->catch_up < durable_end) {
       runtime->catch_up = next_scan++;
       ReadForCatchUp(*runtime, ports.journal.Locate(options.id, *trigger->catch_up));

@@ -147,6 +147,8 @@ struct Partition::Impl {
   Offset StartForSize(Offset floor) const;
   void Trim();
   void TrimLetters();
+  // `then` when all that the state has so far is durable: it may be at once.
+  void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then);
   Offset Floor(std::string* pinned_by) const;
 
   // --- partition_ingest.cc ---
@@ -222,6 +224,8 @@ struct Partition::Impl {
   void Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
   void CloseLetter(const OpenLetter& letter, LetterClosedAs how, Offset redriven_as,
                    std::uint64_t index);
+  void ReadPage(JournalPosition at, std::size_t events_max, std::size_t bytes_max, EventPage page,
+                absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
   void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max, EventPage page,
                   absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
   PartitionSnapshot Snapshot() const;

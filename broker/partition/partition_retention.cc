@@ -103,10 +103,14 @@ void Partition::Impl::Trim() {
   }
   const JournalPosition below = ports.journal.Locate(options.id, trim);
   if (below <= trimmed_below) return;
-  trimmed_below = below;
-  start = trim;
-  start_known = true;
-  ports.journal.TrimBelow(options.id, below);
+  // Not before what settled those below is durable: a crash would bring them back without bytes.
+  WhenDurable([this, trim, below](const absl::Status& status) {
+    if (!status.ok() || below <= trimmed_below) return;
+    trimmed_below = below;
+    start = std::max(start, trim);
+    start_known = true;
+    ports.journal.TrimBelow(options.id, below);
+  });
 }
 
 void Partition::Impl::TrimLetters() {
@@ -117,17 +121,20 @@ void Partition::Impl::TrimLetters() {
   }
   if (below <= letters_trimmed_below) return;
   // Not before it is durable that those below are closed.
-  auto trim = [this, below](const absl::Status& status) {
+  WhenDurable([this, below](const absl::Status& status) {
     if (!status.ok() || below <= letters_trimmed_below) return;
     letters_trimmed_below = below;
     ports.journal.TrimLettersBelow(options.id, below);
-  };
+  });
+}
+
+void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then) {
   if (!turn.empty()) {
-    turn.done.push_back(std::move(trim));
+    turn.done.push_back(std::move(then));
   } else if (!in_flight.empty()) {
-    in_flight.back().done.push_back(std::move(trim));
+    in_flight.back().done.push_back(std::move(then));
   } else {
-    trim(absl::OkStatus());
+    then(absl::OkStatus());
   }
 }
 

@@ -7,8 +7,8 @@
 // goes off at any operation, writes and syncs fail, space ends half way; the wall clock is set;
 // workers die with or without having started, answer late, twice, for unknown handles, or never;
 // functions fail, reject, drop, emit; triggers are reloaded, detached and put back, added with
-// `from: start`, paused; keys are hot, poisoned or parked. Classes of events are switched off at
-// random per run (swarm testing).
+// `from: start`, paused; keys are hot, poisoned or parked; log and dead log are short and trimmed.
+// Classes of events are switched off at random per run (swarm testing).
 //
 // Checked at every step: one lease per (trigger, key); per key the first leases follow the
 // journal's order within an epoch; nothing leased before it was durable; books balance. After
@@ -31,9 +31,9 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 13> kSimClasses = {
-    "crashes", "deaths",  "fails",  "poison", "emits",     "dups",     "reloads",
-    "full",    "letters", "pauses", "breaks", "clock_set", "schedules"};
+inline constexpr std::array<std::string_view, 14> kSimClasses = {
+    "crashes", "deaths",  "fails",  "poison", "emits",     "dups",      "reloads",
+    "full",    "letters", "pauses", "breaks", "clock_set", "schedules", "trims"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;

@@ -111,6 +111,11 @@ void Sim::Start() {
   options.partition.queues.spread_max = 4096;
   options.partition.cache_bytes_max = 2000;
   options.partition.checkpoint_every = std::chrono::seconds(2);
+  if (trims_) {
+    options.partition.retention_bytes = log_bytes_max_;
+    options.partition.retention_age = std::chrono::seconds(10);
+    if (letters_) options.partition.letters_bytes = letter_bytes_max_;  // else nobody makes room
+  }
   broken_ = false;
   for (int attempt = 0;; ++attempt) {
     const absl::Status status = storage_->Start();

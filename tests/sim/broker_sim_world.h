@@ -168,7 +168,8 @@ class Sim final : public PartitionObserver {
   // swarm
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
-       clock_set_ = true, schedules_ = true;
+       clock_set_ = true, schedules_ = true, trims_ = true;
+  std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
 
   // shadow

@@ -23,6 +23,7 @@ class MemoryStorage final : public SimStorage {
 
   absl::Status Start() override { return absl::OkStatus(); }
   Journal& journal() override { return journal_; }
+  std::uint64_t small_log() const override { return 4000; }
   std::size_t Run(std::size_t tasks_max) override { return engine_.RunUntilIdle(tasks_max); }
   void Hold(bool held) override { held ? journal_.Hold() : journal_.Release(); }
   void SetFull(bool full) override {
@@ -86,6 +87,7 @@ class DiskStorage final : public SimStorage {
     return absl::OkStatus();
   }
   Journal& journal() override { return *journal_; }
+  std::uint64_t small_log() const override { return 2 * segment_bytes_; }
 
   std::size_t Run(std::size_t tasks_max) override {
     std::size_t ran = 0;

@@ -26,6 +26,9 @@ class SimStorage {
   // Of the journal's threads, up to so many tasks; which thread goes on is chosen. How many ran.
   virtual std::size_t Run(std::size_t tasks_max) = 0;
 
+  // Bytes of a log that a run of some hundred steps fills several times.
+  virtual std::uint64_t small_log() const = 0;
+
   // Nothing more becomes durable, until it goes on.
   virtual void Hold(bool held) = 0;
   // Room for little more, or for everything.

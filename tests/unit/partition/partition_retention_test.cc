@@ -93,6 +93,42 @@ TEST(PartitionRetentionTest, WhatIsNotSettledStaysHoweverFullTheLogIs) {
   EXPECT_EQ(rig.DrainAll().size(), static_cast<std::size_t>(taken));
 }
 
+// The danger: the events' bytes are gone, then the power fails, and they are pending again.
+TEST(PartitionRetentionTest, WhatIsSettledIsKeptUntilThatIsDurable) {
+  PartitionRig rig;
+  rig.partition_options.retention_bytes = kRetention;
+  ASSERT_TRUE(rig.Start().ok());
+  const int taken = Fill(rig);
+  for (int i = 0; i < 10; ++i) rig.Advance(kASecond);  // the checkpoints are behind the events
+  rig.Attach(1000);
+  ASSERT_EQ(rig.worker->held.size(), static_cast<std::size_t>(taken));
+  while (!rig.worker->held.empty()) rig.Answer(Ack{});
+  rig.clock.Advance(2 * kASecond);  // housekeeping is in the same turn
+  while (rig.owner.RunUntilIdle() + rig.engine.RunUntilIdle() > 0) {
+  }
+  ASSERT_TRUE(rig.Restart().ok());
+  rig.Attach();
+  EXPECT_EQ(rig.DrainAll().size(), static_cast<std::size_t>(taken));
+}
+
+// The danger: it keeps the log full, and a full log keeps it from going on.
+TEST(PartitionRetentionTest, ATriggerFromTheStartGetsThroughALogThatIsFullBecauseOfIt) {
+  PartitionRig rig;
+  rig.partition_options.retention_bytes = kRetention;
+  ASSERT_TRUE(rig.Start().ok());
+  const int taken = Fill(rig);
+  rig.AddTrigger("late").from_start = true;
+  rig.Reload();
+  rig.Attach();
+  for (int i = 0; i < 60; ++i) {
+    (void)rig.DrainAll();
+    rig.Advance(kASecond);
+  }
+  EXPECT_EQ(rig.Books("late").acked, static_cast<std::uint64_t>(taken));
+  EXPECT_LE(rig.journal->log_bytes(), kRetention);
+  EXPECT_TRUE(rig.Publish("later").ok());
+}
+
 TEST(PartitionRetentionTest, ByAgeTheLogShrinksAlsoWhereAPartitionIsIdleAndAfterARestart) {
   PartitionRig rig;
   rig.partition_options.retention_age = std::chrono::hours(1);
