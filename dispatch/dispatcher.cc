@@ -259,7 +259,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
   FunctionState& function = *fp.function;
   if (fp.demands.empty() || function.sessions.empty()) return;
   std::uint64_t share = ShareOf(fp, FreeFor(function));
-  if (share == 0) return;
+  if (share == 0 || function.sessions.empty()) return;
 
   struct Room {
     const std::shared_ptr<WorkerSession>* session;

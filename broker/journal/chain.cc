@@ -240,6 +240,17 @@ std::optional<std::uint64_t> Chain::Locate(std::uint32_t partition, std::uint64_
   return std::nullopt;
 }
 
+std::vector<Journal::Age> Chain::Ages(std::uint32_t partition) const {
+  const MutexLock lock(mutex_);
+  std::vector<Journal::Age> ages;
+  for (const auto& [first, segment] : segments_) {
+    const auto found = segment->index.partitions.find(partition);
+    if (found == segment->index.partitions.end()) continue;
+    ages.push_back({found->second.append_time_us, Offset(found->second.next_offset)});
+  }
+  return ages;
+}
+
 std::map<std::uint32_t, PartitionEnd> Chain::PartitionEnds() const {
   const MutexLock lock(mutex_);
   std::map<std::uint32_t, PartitionEnd> ends;

@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "broker/base/file_system.h"
 #include "broker/base/mutex.h"
+#include "broker/journal/journal.h"
 #include "broker/journal/quarantine.h"
 #include "broker/journal/segment.h"
 #include "broker/journal/segment_index.h"
@@ -114,6 +115,7 @@ class Chain {
   std::optional<SegmentView> Find(std::uint64_t position) const;
   std::optional<std::uint64_t> Locate(std::uint32_t partition, std::uint64_t offset) const;
   std::map<std::uint32_t, PartitionEnd> PartitionEnds() const;
+  std::vector<Journal::Age> Ages(std::uint32_t partition) const;
 
  private:
   struct Segment {

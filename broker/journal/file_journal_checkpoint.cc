@@ -119,7 +119,7 @@ void FileJournalEngine::TrimNow() {
 }
 
 absl::Status FileJournalEngine::PrepareChain(Chain& chain) {
-  const absl::Status status = chain.Prepare(Fill::kNone);  // the committer waits for it
+  absl::Status status = chain.Prepare(Fill::kNone);  // the committer waits for it
   CheckSpace();
   return status;
 }

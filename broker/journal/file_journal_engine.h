@@ -69,6 +69,9 @@ class FileJournalEngine final : public FileJournal {
   JournalPosition PositionToFree(std::uint64_t bytes) const override {
     return JournalPosition(main_->PositionToFree(bytes));
   }
+  std::vector<Age> Ages(PartitionId partition) const override {
+    return main_->Ages(partition.value());
+  }
   std::size_t batch_bytes_max() const override { return options_.batch_bytes_max; }
   std::uint64_t log_bytes() const override { return main_->bytes_used(); }
   std::uint64_t letter_bytes() const override { return dead_->bytes_used(); }

@@ -190,6 +190,14 @@ class Journal {
   // what can be trimmed if that is less.
   virtual JournalPosition PositionToFree(std::uint64_t bytes) const = 0;
 
+  // How old what is stored is, ascending: all events of the partition below `below` were appended
+  // at `append_time_us` or before. One entry per segment or so.
+  struct Age {
+    std::int64_t append_time_us = 0;
+    Offset below;
+  };
+  virtual std::vector<Age> Ages(PartitionId partition) const = 0;
+
   virtual std::size_t batch_bytes_max() const = 0;  // body bytes of one batch
   // Bytes on disk now, thread-safe, from memory.
   virtual std::uint64_t log_bytes() const = 0;

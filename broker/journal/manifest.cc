@@ -41,7 +41,7 @@ absl::StatusOr<bool> HasData(FileSystem& fs) {
 }
 
 absl::Status WriteManifest(FileSystem& fs, const Manifest& manifest) {
-  const absl::Status removed = fs.Remove(kTemp);
+  absl::Status removed = fs.Remove(kTemp);
   if (!removed.ok() && !absl::IsNotFound(removed)) return removed;
   {
     TOCSIN_ASSIGN_OR_RETURN(const auto file, fs.Create(kTemp));

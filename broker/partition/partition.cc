@@ -14,7 +14,6 @@
 namespace tocsin {
 namespace {
 
-constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
 constexpr Duration kRetryAppendAfter = std::chrono::milliseconds(200);
 constexpr std::uint32_t kDeltasPerBase = 32;
 // A batch this long takes no more events: one that is still in the CPU's caches when its CRC is
@@ -344,7 +343,7 @@ void Partition::Impl::StartCheckpoint(bool base) {
   state.TakePages(checkpoint->delta.base, checkpoint->delta);
   bytes_since_checkpoint = 0;
   last_checkpoint = now;
-  NoteSample();
+  NoteSample(wall, durable_end);
   if (in_flight.empty()) WriteCheckpoint(last_end);
 }
 
@@ -358,6 +357,7 @@ void Partition::Impl::WriteCheckpoint(JournalPosition replay_from) {
       [this, base, replay_from, guard = std::weak_ptr(alive)](const absl::Status& status) {
         if (guard.expired()) return;
         checkpoint_writing = false;
+        checkpoint_took = ports.clock.Monotonic() - last_checkpoint;
         if (status.ok() && base) older_replay_from = newer_replay_from;
         if (status.ok()) newer_replay_from = replay_from;
         if (!status.ok()) {
@@ -421,7 +421,10 @@ void Partition::Impl::Housekeep() {
   if (!held_dead.empty() && !LettersFull()) {
     for (HeldDead& held : std::exchange(held_dead, {})) {
       Runtime* runtime = RuntimeOf(held.trigger);
-      if (runtime != nullptr && runtime->queue != nullptr) Die(*runtime, std::move(held.action));
+      if (runtime != nullptr && runtime->queue != nullptr &&
+          runtime->queue_number == held.queue_number) {
+        Die(*runtime, std::move(held.action));
+      }
     }
   }
   if (!LettersFull()) letters_full_told = false;
@@ -455,7 +458,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   BeginIfNeeded();
   if (!closing) RunSchedules();
   TickQueues();
-  if (now - last_housekeeping >= kHousekeepEvery) Housekeep();
+  if (now - last_housekeeping >= housekeep_every) Housekeep();
   TellSettled();
   PumpScans();
   PumpCatchUps();
@@ -470,7 +473,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
     done(absl::OkStatus());
     return std::nullopt;
   }
-  Instant next = last_housekeeping + kHousekeepEvery;
+  Instant next = last_housekeeping + housekeep_every;
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
   // Without room nothing fires; housekeeping looks again.
   if (!schedule_dues.empty() && !closing && SchedulesRun()) {

@@ -110,7 +110,10 @@ void Partition::Impl::FinishOpen(const absl::Status& status) {
     open = true;
     durable_end = state.end();
     last_checkpoint = last_housekeeping = now;
-    NoteSample();
+    for (const Journal::Age& age : ports.journal.Ages(options.id)) {
+      if (age.below < durable_end) NoteSample(FromMicros(age.append_time_us), age.below);
+    }
+    NoteSample(wall, durable_end);
     wall_offset = wall.time_since_epoch() - now.time_since_epoch();
     ForwardOutgoing();
   }
@@ -298,7 +301,8 @@ void Partition::ReadEvents(Offset from, std::size_t events_max, std::size_t byte
                            absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done) {
   EventPage page;
   page.next = std::max(from, impl_->start_known ? impl_->start : Offset());
-  impl_->ReadEvents(page.next, events_max, bytes_max, std::move(page), std::move(done));
+  const Offset next = page.next;
+  impl_->ReadEvents(next, events_max, bytes_max, std::move(page), std::move(done));
 }
 
 bool Partition::Impl::PageBatch(const CachedBatch& batch, std::size_t events_max,

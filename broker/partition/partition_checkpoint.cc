@@ -187,11 +187,12 @@ bool DecodeTrigger(std::string_view bytes, PartitionId partition, TriggerRecord&
 
 }  // namespace
 
-void PartitionState::SavePages(std::uint32_t table, std::uint64_t item, std::string bytes,
+void PartitionState::SavePages(std::uint32_t table, std::uint64_t item, std::string_view bytes,
                                CheckpointDelta& delta) {
   std::uint32_t part = 0;
   for (std::size_t position = 0; position < bytes.size(); position += kPartBytes, ++part) {
-    delta.pages.push_back({table, (item << kPartBits) | part, bytes.substr(position, kPartBytes)});
+    delta.pages.push_back(
+        {table, (item << kPartBits) | part, std::string(bytes.substr(position, kPartBytes))});
   }
   std::uint32_t& saved = saved_parts_[{table, item}];
   for (std::uint32_t gone = part; gone < saved; ++gone) {
@@ -220,7 +221,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
   PutVarint(meta, end_.value());
   PutVarint(meta, triggers_.size());
   PutVarint(meta, lane_numbers_.size());
-  SavePages(kMetaTable, 0, std::move(meta), delta);
+  SavePages(kMetaTable, 0, meta, delta);
 
   for (const auto& trigger : triggers_) {
     if (!every && !trigger->dirty) continue;
@@ -238,7 +239,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
       PutBytes(out, lane->position);
       PutVarint(out, lane->events);
       PutVarint(out, lane->buckets.size());
-      SavePages(kLaneTable, lane->number, std::move(out), delta);
+      SavePages(kLaneTable, lane->number, out, delta);
       lane->dirty = false;
     }
     for (std::size_t bucket = 0; bucket < lane->buckets.size(); ++bucket) {
@@ -251,8 +252,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
         PutBytes(out, key);
         PutBytes(out, value);
       }
-      SavePages(kLaneEntryTable, (std::uint64_t{lane->number} << kBucketBits) | bucket,
-                std::move(out), delta);
+      SavePages(kLaneEntryTable, (std::uint64_t{lane->number} << kBucketBits) | bucket, out, delta);
       lane->dirty_buckets[bucket] = false;
     }
   }
@@ -278,7 +278,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
       PutVarint(out, letter->second.position.value());
       PutI64(out, letter->second.died_us);
     }
-    SavePages(kLetterTable, page, std::move(out), delta);
+    SavePages(kLetterTable, page, out, delta);
   }
   dirty_letter_pages_.clear();
   if (every || outgoing_dirty_) {
@@ -292,7 +292,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
         PutBytes(out, event);
       }
     }
-    SavePages(kOutgoingTable, 0, std::move(out), delta);
+    SavePages(kOutgoingTable, 0, out, delta);
     outgoing_dirty_ = false;
   }
   if (!dirty_schedule_buckets_.empty()) {
@@ -307,7 +307,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
       PutVarint(bucket->second, schedule.skipped);
       PutVarint(bucket->second, schedule.last_fire ? schedule.last_fire->value() + 1 : 0);
     }
-    for (auto& [bucket, out] : buckets) SavePages(kScheduleTable, bucket, std::move(out), delta);
+    for (auto& [bucket, out] : buckets) SavePages(kScheduleTable, bucket, out, delta);
     dirty_schedule_buckets_.clear();
   }
   std::map<std::uint64_t, std::vector<Match>> matches;
@@ -339,7 +339,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
         PutVarint(out, match.index);
       }
     }
-    SavePages(kTrackedTable, page, std::move(out), delta);
+    SavePages(kTrackedTable, page, out, delta);
   }
   dirty_tracked_pages_.clear();
 }

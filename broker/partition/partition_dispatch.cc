@@ -29,6 +29,7 @@ TriggerQueue& Partition::Impl::QueueOf(Runtime& runtime, Offset admit_from) {
   runtime.queue =
       std::make_unique<TriggerQueue>(options.id, runtime.ordinal, epoch, admit_from, options.queues,
                                      plan->triggers[runtime.route].policy, ports.random.Next());
+  runtime.queue_number = ++queues_made;
   runtime.queue->ContinueTokens(tokens_given);
   const TriggerRecord* trigger = state.FindTrigger(runtime.ordinal);
   runtime.queue->SetPaused(trigger->paused);
@@ -280,7 +281,7 @@ void Partition::Impl::Die(Runtime& runtime, DeadAction action) {
                        "deliveries that should die wait; redrive or discard letters",
                        state.letters().size()));
     }
-    held_dead.push_back({runtime.ordinal, std::move(action)});
+    held_dead.push_back({runtime.ordinal, runtime.queue_number, std::move(action)});
     return;
   }
   const Offset offset = action.candidate.offset;
@@ -294,13 +295,17 @@ void Partition::Impl::Die(Runtime& runtime, DeadAction action) {
   ++fetches;
   ports.journal.Read(
       options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
-      [this, ordinal = runtime.ordinal, action = std::move(action),
+      [this, ordinal = runtime.ordinal, number = runtime.queue_number, action = std::move(action),
        guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
         if (guard.expired()) return;
         --fetches;
         BeginIfNeeded();
         Runtime* owner = RuntimeOf(ordinal);
-        if (failed || owner == nullptr || owner->queue == nullptr) return;
+        // Another queue, after the trigger was away: it has the delivery as one that is pending.
+        if (failed || owner == nullptr || owner->queue == nullptr ||
+            owner->queue_number != number) {
+          return;
+        }
         const Offset at = action.candidate.offset;
         if (result.ok()) {
           for (const StoredBatch& stored : result->batches) {

@@ -32,7 +32,8 @@ struct Partition::Impl {
     std::size_t route = 0;  // in plan->triggers
     TriggerNumber number;
     std::unique_ptr<TriggerQueue> queue;  // null while nothing is pending
-    std::size_t offered = 0;              // what the dispatcher believes is ready
+    std::uint64_t queue_number = 0;  // of this life's queues: what comes late is of another one
+    std::size_t offered = 0;         // what the dispatcher believes is ready
     std::size_t offered_alone = 0;
     bool touched = false;
     bool scanning = false;
@@ -80,6 +81,7 @@ struct Partition::Impl {
 
   struct HeldDead {
     TriggerOrdinal trigger;
+    std::uint64_t queue_number = 0;
     DeadAction action;
   };
 
@@ -143,7 +145,8 @@ struct Partition::Impl {
   void StartCheckpoint(bool base);
   void WriteCheckpoint(JournalPosition replay_from);
   void TellWhetherRefusing();
-  void NoteSample();
+  // All that is below `end` is at least as old as `at`.
+  void NoteSample(WallTime at, Offset end);
   Offset StartForSize(Offset floor) const;
   void Trim();
   void TrimLetters();
@@ -277,6 +280,7 @@ struct Partition::Impl {
   std::size_t scans = 0;
   std::uint64_t next_scan = 1;     // never reused: an answer of the disk may come late
   std::uint32_t tokens_given = 0;  // by queues that are gone
+  std::uint64_t queues_made = 0;
 
   std::vector<ScheduleRuntime> schedules;
   std::set<std::pair<WallTime, std::size_t>> schedule_dues;
@@ -296,6 +300,8 @@ struct Partition::Impl {
   Instant last_checkpoint{};
   std::uint32_t deltas_since_base = 0;
   Instant last_housekeeping{};
+  Duration housekeep_every = std::chrono::seconds(1);
+  Duration checkpoint_took{};                       // the last one
   JournalPosition newer_replay_from;                // of the newest checkpoint
   JournalPosition older_replay_from;                // of the newest one before its base
   std::deque<std::pair<WallTime, Offset>> samples;  // for retention by age: ends at a time

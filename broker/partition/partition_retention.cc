@@ -12,7 +12,10 @@
 namespace tocsin {
 namespace {
 
-constexpr Duration kPressedEvery = std::chrono::seconds(1);
+constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
+// When the log is nearly at its size: so often, and at most a fifth of the time.
+constexpr Duration kPressedEvery = std::chrono::milliseconds(200);
+constexpr int kPressedShare = 5;
 // Less of the log than this (or an eighth of its size) is not worth a checkpoint.
 constexpr std::uint64_t kBehindMost = std::uint64_t{1} << 20;
 constexpr std::size_t kSamplesMax = 4096;
@@ -45,15 +48,17 @@ Offset Partition::Impl::Floor(std::string* pinned_by) const {
 // nothing happens (its place is then marked by a record that says so), and also a checkpoint that
 // would not be due yet when the log is nearly at its size.
 void Partition::Impl::CheckpointIfDue() {
-  if (checkpoint || checkpoint_writing) return;
   const std::uint64_t end = ports.journal.end().value();
   const std::uint64_t bytes_max = options.retention_bytes;
   const std::uint64_t behind = std::min(kBehindMost, bytes_max / 8);
   const Duration since = now - last_checkpoint;
   const bool idle = turn.empty() && in_flight.empty() && end >= last_end.value() + behind;
-  const bool pressed = ports.journal.log_bytes() >= bytes_max - bytes_max / 20;
+  const bool pressed = ports.journal.log_bytes() >= bytes_max - bytes_max / 10;
+  housekeep_every = pressed ? kPressedEvery : kHousekeepEvery;
   // The older one of the two newest bases holds the log: both must move.
-  const bool base = pressed && since >= kPressedEvery && end >= older_replay_from.value() + behind;
+  if (checkpoint || checkpoint_writing) return;
+  const bool base = pressed && since >= std::max(kPressedEvery, kPressedShare * checkpoint_took) &&
+                    end >= older_replay_from.value() + behind;
   if (base || bytes_since_checkpoint >= options.checkpoint_bytes ||
       ((bytes_since_checkpoint > 0 || idle) && since >= options.checkpoint_every)) {
     if (idle) {
@@ -64,8 +69,8 @@ void Partition::Impl::CheckpointIfDue() {
   }
 }
 
-void Partition::Impl::NoteSample() {
-  samples.emplace_back(wall, durable_end);
+void Partition::Impl::NoteSample(WallTime at, Offset end) {
+  samples.emplace_back(at, end);
   if (samples.size() <= kSamplesMax) return;
   // Half as exact, and as far back as before.
   for (std::size_t i = 0; i < samples.size(); i += 2) samples[i / 2] = samples[i];
@@ -75,7 +80,7 @@ void Partition::Impl::NoteSample() {
 // The first offset to keep so that the log loses what it has too much, oldest events first.
 Offset Partition::Impl::StartForSize(Offset floor) const {
   const std::uint64_t bytes = ports.journal.log_bytes();
-  const std::uint64_t wanted = options.retention_bytes / 10 * 9;
+  const std::uint64_t wanted = options.retention_bytes / 5 * 4;
   if (bytes <= wanted) return start;
   const JournalPosition target = ports.journal.PositionToFree(bytes - wanted);
   std::uint64_t low = start.value();

@@ -185,7 +185,7 @@ class PartitionState {
   LaneRecord& LaneOf(std::string_view source, std::string_view key);
   void TouchTracked(std::uint64_t offset, SettleKind kind);
   void FinishTracked(std::map<std::uint64_t, TrackedEvent>::iterator event);
-  void SavePages(std::uint32_t table, std::uint64_t item, std::string bytes,
+  void SavePages(std::uint32_t table, std::uint64_t item, std::string_view bytes,
                  CheckpointDelta& delta);
   absl::Status LoadItem(std::uint32_t table, std::uint64_t item, std::string_view bytes);
 

@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <set>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -23,6 +26,16 @@ using boost::system::error_code;
 // Accept again only after this when the process has no descriptor left.
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);
 constexpr Duration kWarnEvery = std::chrono::minutes(1);
+// Kept for segments, checkpoints, sources and HTTP: connections alone do not use up what there is.
+constexpr rlim_t kDescriptorsKept = 32;
+constexpr int kPortsTried = 16;
+
+// The system gives the lowest descriptor that is free.
+bool IsOfTheLast(int fd) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return false;
+  return static_cast<rlim_t>(fd) + std::min(kDescriptorsKept, limit.rlim_cur / 4) >= limit.rlim_cur;
+}
 
 // What goes away by itself: the peer's impatience, a signal.
 bool IsOfOneConnection(const error_code& error) {
@@ -41,6 +54,24 @@ struct GrpcAcceptor::Impl {
 
   Impl(const Clock& clock_in, Warn warn_in)
       : clock(clock_in), warn(std::move(warn_in)), thread("grpc-accept", clock_in) {}
+
+  error_code OpenAll(const std::set<tcp::endpoint>& endpoints) {
+    listeners.clear();
+    port = 0;
+    error_code unusable;
+    for (tcp::endpoint endpoint : endpoints) {
+      if (port != 0) endpoint.port(port);
+      const error_code error = Open(endpoint);
+      // A name may have an address that this machine has not: `localhost` without IPv6.
+      if (error == asio::error::address_family_not_supported ||
+          error == boost::system::errc::address_not_available) {
+        unusable = error;
+      } else if (error) {
+        return error;
+      }
+    }
+    return listeners.empty() ? unusable : error_code();
+  }
 
   error_code Open(const tcp::endpoint& endpoint) {
     auto listener = std::make_unique<Listener>(context);
@@ -66,6 +97,11 @@ struct GrpcAcceptor::Impl {
   void Accept(Listener& listener) {
     listener.acceptor.async_accept([this, &listener](error_code error, tcp::socket socket) {
       if (error == asio::error::operation_aborted) return;
+      if (!error && IsOfTheLast(socket.native_handle())) {
+        error = asio::error::no_descriptors;
+        error_code ignored;
+        socket.close(ignored);
+      }
       if (!error) {
         HandOn(listener, std::move(socket));
       } else if (!IsOfOneConnection(error)) {
@@ -94,8 +130,11 @@ struct GrpcAcceptor::Impl {
     if (told && now - *told < kWarnEvery) return;
     told = now;
     warn("T0209", fmt::format("no new gRPC connection can be taken: {}; it is tried again until "
-                              "one can. Raise the limit (ulimit -n, LimitNOFILE) if this lasts",
-                              error.message()));
+                              "one can{}",
+                              error.message(),
+                              error == asio::error::no_descriptors
+                                  ? ". Raise the limit (ulimit -n, LimitNOFILE) if this lasts"
+                                  : ""));
   }
 
   const Clock& clock;
@@ -120,8 +159,10 @@ absl::StatusOr<std::unique_ptr<GrpcAcceptor>> GrpcAcceptor::Listen(const HostPor
                                                                    const Clock& clock, Warn warn) {
   auto impl = std::make_unique<Impl>(clock, std::move(warn));
   const auto refuse = [&](const error_code& error) {
-    return absl::FailedPreconditionError(fmt::format("T0202: cannot listen on {}:{}: {}",
-                                                     address.host, address.port, error.message()));
+    const bool v6 = address.host.find(':') != std::string::npos;
+    return absl::FailedPreconditionError(fmt::format("T0202: cannot listen on {}{}{}:{}: {}",
+                                                     v6 ? "[" : "", address.host, v6 ? "]" : "",
+                                                     address.port, error.message()));
   };
   error_code error;
   tcp::resolver resolver(impl->context);
@@ -129,20 +170,14 @@ absl::StatusOr<std::unique_ptr<GrpcAcceptor>> GrpcAcceptor::Listen(const HostPor
       resolver.resolve(address.host, std::to_string(address.port),
                        tcp::resolver::passive | tcp::resolver::numeric_service, error);
   if (error) return refuse(error);
-  error_code unusable;
-  for (const auto& entry : found) {
-    tcp::endpoint endpoint = entry.endpoint();
-    if (impl->port != 0) endpoint.port(impl->port);
-    error = impl->Open(endpoint);
-    // A name may have an address that this machine does not: `localhost` without IPv6.
-    if (error == asio::error::address_family_not_supported ||
-        error == boost::system::errc::address_not_available) {
-      unusable = error;
-    } else if (error) {
-      return refuse(error);
-    }
+  std::set<tcp::endpoint> endpoints;  // a hosts file may name an address twice
+  for (const auto& entry : found) endpoints.insert(entry.endpoint());
+  for (int tried = 1;; ++tried) {
+    error = impl->OpenAll(endpoints);
+    // The port that was free for the first address may be taken at the next one.
+    if (error != asio::error::address_in_use || address.port != 0 || tried == kPortsTried) break;
   }
-  if (impl->listeners.empty()) return refuse(unusable);
+  if (error) return refuse(error);
   return std::unique_ptr<GrpcAcceptor>(new GrpcAcceptor(std::move(impl)));
 }
 

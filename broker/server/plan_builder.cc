@@ -106,7 +106,6 @@ void DescribeBroker(const BrokerConfig& before, const BrokerConfig& after,
   restart("data_dir", before.data_dir == after.data_dir);
   restart("listen", before.listen == after.listen);
   restart("http", before.http == after.http);
-  restart("partitions", before.partitions == after.partitions);
   restart("shards", before.shards == after.shards);
   restart("durability", before.durability == after.durability);
   restart("retention", before.retention_age == after.retention_age &&

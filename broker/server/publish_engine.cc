@@ -206,7 +206,8 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
         };
         if (piece_count == 1 && bytes <= kHereBytesMax) {
           using Here = PublishBatch::Here;
-          piece.batch.here = alone ? Here::kTurnAndSync : Here::kTurn;
+          // Who is answered before the sync must not wait for it here.
+          piece.batch.here = alone && options_.durable ? Here::kTurnAndSync : Here::kTurn;
         }
         const absl::Status taken = try_publish_(partition, piece.batch);
         if (taken.ok()) continue;

@@ -34,6 +34,13 @@ ReloadReport Server::Impl::ReloadNow() {
   absl::Status applied = loaded.status();
   if (applied.ok()) applied = CheckListeners(loaded->broker);
   if (applied.ok()) applied = CheckSources(*loaded);
+  if (applied.ok() && loaded->broker.partitions_given &&
+      loaded->broker.partitions != shards->partition_count()) {
+    applied = absl::FailedPreconditionError(fmt::format(
+        "broker.partitions: {} does not fit this data directory, which has {}: the number is fixed "
+        "once there are data, and the next start would be refused",
+        loaded->broker.partitions, shards->partition_count()));
+  }
   std::shared_ptr<const RoutePlan> plan;
   if (applied.ok()) {
     absl::StatusOr<std::shared_ptr<const RoutePlan>> built =

@@ -75,6 +75,7 @@ void SourceSet::Impl::Start(const SourceConfig& source, const FileSpec& file) {
           .clock = ports.clock,
           .random = random,
           .report = [this, name = source.name, told = false](const absl::Status& status) mutable {
+            if (absl::IsCancelled(status)) return;  // it was stopped
             if (!status.ok()) {
               const bool now = ports.log.Limited(
                   fmt::format("source/{}", name), LogLevel::kWarn, "T0208",

@@ -314,6 +314,17 @@ LetterPosition MemoryJournal::letters_end() const {
   return LetterPosition(letter_end_);
 }
 
+std::vector<Journal::Age> MemoryJournal::Ages(PartitionId id) const {
+  const MutexLock lock(mutex_);
+  std::vector<Age> ages;
+  const auto found = partitions_.find(id);
+  if (found == partitions_.end()) return ages;
+  for (const auto& [position, batch] : found->second.batches) {
+    ages.push_back({batch.append_time_us, Offset(batch.base_offset.value() + batch.event_count)});
+  }
+  return ages;
+}
+
 JournalPosition MemoryJournal::PositionToFree(std::uint64_t bytes) const {
   const MutexLock lock(mutex_);
   std::uint64_t first = end_;

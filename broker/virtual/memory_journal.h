@@ -50,6 +50,7 @@ class MemoryJournal final : public Journal {
   JournalPosition end() const override;
   LetterPosition letters_end() const override;
   JournalPosition PositionToFree(std::uint64_t bytes) const override;
+  std::vector<Age> Ages(PartitionId partition) const override;
   std::size_t batch_bytes_max() const override { return options_.batch_bytes_max; }
   std::uint64_t log_bytes() const override;
   std::uint64_t letter_bytes() const override;

@@ -150,7 +150,7 @@ void FileConnector::StartListing(Instant now) {
 absl::Status FileConnector::ListOne(const std::string& directory, Instant now, bool watch) {
   if (watch && watch_) {
     // Before listing, so that nothing falls between the two.
-    const absl::Status watched = ports_.tree.Watch(directory);
+    absl::Status watched = ports_.tree.Watch(directory);
     if (!watched.ok() && !absl::IsNotFound(watched)) {
       if (spec_.mode == WatchMode::kInotify && directory.empty()) return watched;
       fully_watched_ = false;

@@ -2,9 +2,12 @@
 // and printed with the command that repeats it. Without --seeds, TOCSIN_SEED runs that one.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -24,6 +27,17 @@ constexpr std::string_view kUsage =
     "                  [--without CLASS]... [--canary answer_early|lying_sync|lying_dir_sync]\n"
     "                  [--trace]\n";
 constexpr std::uint64_t kFailuresShown = 10;
+
+// What a failed check ends is named, too.
+thread_local std::uint64_t running_seed = 0;
+
+extern "C" void TellSeed(int signal) {
+  std::array<char, 64> text{};
+  const auto end = fmt::format_to_n(text.data(), text.size(), "ended in seed {}\n", running_seed);
+  if (write(STDERR_FILENO, text.data(), end.size) < 0) std::signal(signal, SIG_IGN);
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
 
 struct Flags {
   std::uint64_t seeds = 200;
@@ -164,6 +178,7 @@ class Campaign {
       BrokerSimOptions options = flags_.options;
       options.seed = next_.fetch_add(1);
       if (options.seed >= flags_.first + flags_.seeds) return;
+      running_seed = options.seed;
       const BrokerSimResult result = RunBrokerSim(options);
       const MutexLock lock(mutex_);
       Add(result);
@@ -204,5 +219,6 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "{}", tocsin::kUsage);
     return 2;
   }
+  for (const int signal : {SIGABRT, SIGSEGV}) std::signal(signal, tocsin::TellSeed);
   return tocsin::Campaign(flags).Run();
 }
