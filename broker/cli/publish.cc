@@ -6,7 +6,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "broker/base/event.h"
@@ -36,6 +38,7 @@ struct Flags : SessionFlags {
   EventParts parts;
   std::string data;
   std::string json;
+  std::string wait;
 };
 
 EventLimits Limits() {
@@ -47,8 +50,10 @@ EventLimits Limits() {
 // Sends events in order and reports what became of each.
 class Sender {
  public:
-  Sender(Console& console, const OutputFlags& output, Client& client)
-      : console_(console), output_(output), client_(client), began_ms_(NowMs()) {
+  // `wait_ms`: how long to wait for room; none: as long as it takes.
+  Sender(Console& console, const OutputFlags& output, Client& client,
+         std::optional<std::int64_t> wait_ms)
+      : console_(console), output_(output), client_(client), wait_ms_(wait_ms), began_ms_(NowMs()) {
     if (output.json()) json_.Object().Key("events").Array();
   }
 
@@ -67,6 +72,7 @@ class Sender {
 
   absl::Status Flush() {
     std::int64_t retry_ms = kRetryMsMin;
+    std::optional<std::int64_t> full_since_ms;
     while (batch_.events_size() > 0) {
       if (Interrupted()) return absl::CancelledError("interrupted");
       batch_.set_sequence(++sequence_);
@@ -83,6 +89,12 @@ class Sender {
       batch_.set_from_refused(batch_.events_size() > 0);
       ShowProgress();
       if (batch_.events_size() == 0) break;
+      if (!full_since_ms) full_since_ms = NowMs();
+      if (wait_ms_ && NowMs() - *full_since_ms >= *wait_ms_) {
+        return absl::ResourceExhaustedError(
+            fmt::format("the broker has no room ({}): {} events were not stored", Clean(no_room_),
+                        batch_.events_size()));
+      }
       if (!waited_) {
         waited_ = true;
         console_.Note(
@@ -207,6 +219,7 @@ class Sender {
   Console& console_;
   const OutputFlags& output_;
   Client& client_;
+  const std::optional<std::int64_t> wait_ms_;
   std::int64_t began_ms_;
 
   v1::PublishRequest batch_;
@@ -258,12 +271,12 @@ absl::Status SendStream(Sender& sender, InputFile& input) {
   return sender.Flush();
 }
 
-int PublishStream(Console& console, const Flags& flags) {
+int PublishStream(Console& console, const Flags& flags, std::optional<std::int64_t> wait_ms) {
   auto input = InputFile::Open(flags.json);
   if (!input.ok()) return console.Fail(input.status());
   return WithClient(console, flags.connection, [&](Client& client) {
     CatchInterrupts();
-    Sender sender(console, flags.output, client);
+    Sender sender(console, flags.output, client, wait_ms);
     absl::Status status = SendStream(sender, *input);
     // What was read before a bad event is good.
     if (absl::IsInvalidArgument(status) || absl::IsOutOfRange(status)) {
@@ -273,7 +286,7 @@ int PublishStream(Console& console, const Flags& flags) {
   });
 }
 
-int PublishOne(Console& console, const Flags& flags) {
+int PublishOne(Console& console, const Flags& flags, std::optional<std::int64_t> wait_ms) {
   EventParts parts = flags.parts;
   if (parts.type.empty() || parts.source.empty()) {
     return console.FailUsage("publish", "--type and --source are needed, or --json FILE");
@@ -292,7 +305,7 @@ int PublishOne(Console& console, const Flags& flags) {
   if (!event.ok()) return console.FailUsage("publish", MessageOf(event.status()));
   return WithClient(console, flags.connection, [&](Client& client) {
     CatchInterrupts();
-    Sender sender(console, flags.output, client);
+    Sender sender(console, flags.output, client, wait_ms);
     absl::Status status = sender.Add(std::move(*event), 0);
     if (status.ok()) status = sender.Flush();
     return sender.Finish(status);
@@ -300,7 +313,14 @@ int PublishOne(Console& console, const Flags& flags) {
 }
 
 int Publish(Console& console, const Flags& flags) {
-  if (flags.json.empty()) return PublishOne(console, flags);
+  std::optional<std::int64_t> wait_ms;
+  if (!flags.wait.empty()) {
+    const auto wait = ParseDuration(flags.wait);
+    if (!wait.ok())
+      return console.FailUsage("publish", "--wait: " + std::string(MessageOf(wait.status())));
+    wait_ms = std::chrono::duration_cast<std::chrono::milliseconds>(*wait).count();
+  }
+  if (flags.json.empty()) return PublishOne(console, flags, wait_ms);
   const EventParts& parts = flags.parts;
   if (!parts.id.empty() || !parts.source.empty() || !parts.type.empty() || !parts.subject.empty() ||
       !parts.key.empty() || !parts.time.empty() || !parts.content_type.empty() ||
@@ -308,7 +328,7 @@ int Publish(Console& console, const Flags& flags) {
     return console.FailUsage("publish",
                              "--json brings whole events: no other option of an event with it");
   }
-  return PublishStream(console, flags);
+  return PublishStream(console, flags, wait_ms);
 }
 
 }  // namespace
@@ -334,6 +354,8 @@ void AddPublish(Command& root) {
        "events as CloudEvents JSON: one, an array, or one a line; - is standard input"},
   };
   command.options.back().is_file = true;
+  command.options.push_back({"--wait", &flags->wait, "DURATION",
+                             "for room in a full broker (default: as long as it takes)"});
   AddSession(command, *flags);
   command.run = [flags](Console& console) { return Publish(console, *flags); };
 }

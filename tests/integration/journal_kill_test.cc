@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <csignal>
@@ -29,7 +30,7 @@ namespace tocsin {
 namespace {
 
 constexpr std::uint64_t kInFlight = 64;
-constexpr int kRounds = 12;
+constexpr std::uint64_t kLives = 12;  // of one directory
 
 FileJournalOptions Options() {
   FileJournalOptions options;
@@ -132,15 +133,15 @@ std::vector<std::uint64_t> ReadBack(const std::string& dir) {
   return offsets;
 }
 
-TEST(JournalKillTest, F1WhatAWriterWasToldSurvivesItsKill) {
-  std::string dir = (std::filesystem::temp_directory_path() / "tocsin-kill-XXXXXX").string();
-  ASSERT_NE(mkdtemp(dir.data()), nullptr);
-  const char* env = std::getenv("TOCSIN_SEED");
-  const std::uint64_t seed = env != nullptr ? std::strtoull(env, nullptr, 10) : SystemSeed();
-  fmt::print("TOCSIN_SEED={}\n", seed);
-  SeededRandom random(seed);
+std::uint64_t FromEnvironment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+// The lives of one directory, each ended by a kill.
+void KillWriters(const std::string& dir, SeededRandom& random, std::uint64_t lives) {
   std::set<std::uint64_t> told;
-  for (int round = 0; round < kRounds; ++round) {
+  for (std::uint64_t round = 0; round < lives; ++round) {
     int ends[2];
     ASSERT_EQ(pipe(ends), 0);
     const pid_t child = fork();
@@ -168,7 +169,20 @@ TEST(JournalKillTest, F1WhatAWriterWasToldSurvivesItsKill) {
     // Beyond what was told there is at most what was under way.
     ASSERT_LE(offsets.size(), *told.rbegin() + 1 + 2 * kInFlight);
   }
-  std::filesystem::remove_all(dir);
+}
+
+// TOCSIN_KILLS asks for more.
+TEST(JournalKillTest, F1WhatAWriterWasToldSurvivesItsKill) {
+  const std::uint64_t seed = FromEnvironment("TOCSIN_SEED", SystemSeed());
+  const std::uint64_t kills = FromEnvironment("TOCSIN_KILLS", kLives);
+  fmt::print("TOCSIN_SEED={}, {} kills\n", seed, kills);
+  SeededRandom random(seed);
+  for (std::uint64_t done = 0; done < kills && !HasFatalFailure(); done += kLives) {
+    std::string dir = (std::filesystem::temp_directory_path() / "tocsin-kill-XXXXXX").string();
+    ASSERT_NE(mkdtemp(dir.data()), nullptr);
+    KillWriters(dir, random, std::min<std::uint64_t>(kLives, kills - done));
+    std::filesystem::remove_all(dir);
+  }
 }
 
 }  // namespace

@@ -245,6 +245,8 @@ def test_F23_at_retention_size_publishes_are_refused_in_flat_memory_and_it_drain
     assert broker.mib("VmRSS") < before + 20 * MEMORY, (before, broker.mib("VmRSS"))
     assert broker.mib() < 150 * MEMORY
     assert broker.metric("tocsin_journal_bytes") < 140 * MIB
+    told = broker.run("publish", "--type", "t", "--source", "/s", "--wait", "300ms")
+    assert told.returncode == 1 and b"no room" in told.stderr and b"not stored" in told.stderr, told
     assert sorted(drain(broker, len(names))) == sorted(names)
     broker.kill()
     broker.start()
