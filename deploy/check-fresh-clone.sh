@@ -100,7 +100,7 @@ inside() {
     dir=$1; shift
     if [ "$$" = 1 ]; then
       mount -t proc proc "$dir/proc" || echo "check-fresh-clone: no /proc inside" >&2
-      # Without it glibc sets errno when it counts processors, which gRPC takes for connect()'s.
+      # Without it glibc sets errno when it counts processors, and gRPC takes that for its own.
       mount -t sysfs -o ro sysfs "$dir/sys" || echo "check-fresh-clone: no /sys inside" >&2
       mkdir -p "$dir/dev/shm" && mount -t tmpfs tmpfs "$dir/dev/shm" || true
     fi
