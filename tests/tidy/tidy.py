@@ -262,6 +262,21 @@ def rule_python(tree):
                 tree.report(path, 1, "python", "say /usr/bin/python3: it is the one with grpc")
 
 
+def rule_shell(tree):
+    """What a shell script says wrong it says only when it gets there."""
+    for path in tree.files:
+        first = tree.text(path)[:40].split("\n", 1)[0]
+        shell = re.match(r"#!\s*/bin/(bash|sh)\b", first)
+        if not shell:
+            continue
+        out = subprocess.run([shell[1], "-n", os.path.join(tree.root, path)],
+                             capture_output=True, text=True, check=False)
+        if out.returncode != 0:
+            line = re.search(r"(?:line )?(\d+): ", out.stderr)
+            tree.report(path, int(line[1]) if line else 1, "shell",
+                        (out.stderr.strip().splitlines() or ["a syntax error"])[0])
+
+
 # ---- build and docs
 
 def rule_tests_in_build(tree):
@@ -390,7 +405,7 @@ def rule_format(tree):
 RULES = {
     "layers": rule_layers, "banned": rule_banned, "words": rule_words, "columns": rule_columns,
     "lines": rule_lines, "headers": rule_headers, "unfinished": rule_unfinished,
-    "machine-paths": rule_machine_paths, "python": rule_python,
+    "machine-paths": rule_machine_paths, "python": rule_python, "shell": rule_shell,
     "tests-in-build": rule_tests_in_build, "readmes": rule_readmes, "one-h1": rule_one_h1,
     "doc-paths": rule_doc_paths, "error-pages": rule_error_pages, "format": rule_format,
 }

@@ -110,6 +110,11 @@ class TidyTest(unittest.TestCase):
         self.assert_reports("machine-paths", {"docs/a.md": "see /ho" "me/me/x\n"}, "a.md:1")
         self.assert_silent("machine-paths", {"docs/a.md": "see /srv/inbox and docs/home/x\n"})
 
+    def test_shell_reports_what_the_shell_cannot_read(self):
+        self.assert_reports("shell", {"deploy/a": "#!/bin/bash\nif true; then\n  echo 'x'\n"},
+                            "deploy/a:", "syntax error")
+        self.assert_silent("shell", {"deploy/a": "#!/bin/bash\nif true; then echo; fi\n"})
+
     def test_python_reports_the_wrong_interpreter(self):
         self.assert_reports("python", {"deploy/a.py": "#!/usr/bin/env python3\n"}, "/usr/bin/")
 
