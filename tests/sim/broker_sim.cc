@@ -97,7 +97,7 @@ void Sim::Quiesce() {
   deaths_ = false;
   Attach();
   int idle = 0;  // rounds since something was delivered: time passes in them alone
-  for (int round = 0; round < 4000 && result_.failure.empty(); ++round) {
+  for (int round = 0; round < 40'000 && result_.failure.empty(); ++round) {
     PumpAll();
     bool busy = false;
     for (const auto& worker : workers_) {
