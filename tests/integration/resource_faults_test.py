@@ -316,11 +316,12 @@ def exhaust_descriptors(broker):
 def test_F25_without_descriptors_for_a_segment_events_are_refused_until_there_are_some(make):
     broker = make().start()
     assert broker.accepted(event("a"))
-    resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE,
-                     (broker.descriptors(), 4096))
-    connections = [Connection(broker.target) for _ in range(30)]
-    used, began = broker.cpu_seconds(), time.monotonic()
     with Others(broker) as others:
+        others.served(within=5)
+        resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE,
+                         (broker.descriptors(), 4096))
+        connections = [Connection(broker.target) for _ in range(30)]
+        used, began = broker.cpu_seconds(), time.monotonic()
         eventually(lambda: time.monotonic() - began > 1)
         others.served(within=5)
     spent = broker.cpu_seconds() - used
