@@ -257,16 +257,16 @@ void Dispatcher::Impl::Unreserve(FunctionState& function, Wakes& wakes) {
 
 void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& grants, Wakes& wakes) {
   FunctionState& function = *fp.function;
-  if (fp.demands.empty() || function.sessions.empty()) return;
+  const std::size_t count = function.sessions.size();
+  if (fp.demands.empty() || count == 0) return;
   std::uint64_t share = ShareOf(fp, FreeFor(function));
-  if (share == 0 || function.sessions.empty()) return;
+  if (share == 0) return;
 
   struct Room {
     const std::shared_ptr<WorkerSession>* session;
     std::uint64_t events;
   };
   std::vector<Room> rooms;
-  const std::size_t count = function.sessions.size();
   for (std::size_t i = 0; i < count; ++i) {
     const auto& session = function.sessions[(function.next_session + i) % count];
     if (const std::uint64_t free = LoadOf(*session).Free(); free > 0) {

@@ -15,7 +15,7 @@ constexpr std::size_t kFetchBytes = 256 * 1024;
 
 }  // namespace
 
-void Partition::Impl::DeliverTo(Fetch fetch) {
+void Partition::Impl::DeliverTo(const Fetch& fetch) {
   Runtime* runtime = RuntimeOf(fetch.trigger);
   if (runtime == nullptr || runtime->queue == nullptr) {
     std::uint64_t bytes = 0;
@@ -31,7 +31,7 @@ void Partition::Impl::DeliverTo(Fetch fetch) {
   missing.trigger = fetch.trigger;
   std::shared_ptr<const CachedBatch> batch;
   EventRecord record;
-  for (Lease& lease : fetch.leases) {
+  for (const Lease& lease : fetch.leases) {
     const Offset offset = lease.candidate.offset;
     if (batch == nullptr || offset < batch->base || !(offset < batch->end())) {
       batch = cache.Find(offset);
@@ -134,7 +134,7 @@ void Partition::Impl::FetchMissing(Fetch fetch) {
                          RunActions(*runtime, actions);
                          Touch(*runtime);
                        }
-                       if (!fetch.leases.empty()) DeliverTo(std::move(fetch));
+                       if (!fetch.leases.empty()) DeliverTo(fetch);
                        ports.wake();
                      });
 }

@@ -479,7 +479,7 @@ void Partition::Impl::ExchangeAndDeliver() {
     grant.count -= unused;
     grant.bytes -= unused_bytes;
     fetch.grant = std::move(grant);
-    if (!fetch.leases.empty()) DeliverTo(std::move(fetch));
+    if (!fetch.leases.empty()) DeliverTo(fetch);
   }
   for (const TriggerOrdinal ordinal : touched) {
     Runtime* runtime = RuntimeOf(ordinal);

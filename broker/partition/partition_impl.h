@@ -183,7 +183,7 @@ struct Partition::Impl {
   bool LettersFull() const;
   void TickQueues();
   void ExchangeAndDeliver();
-  void DeliverTo(Fetch fetch);
+  void DeliverTo(const Fetch& fetch);
   void FetchMissing(Fetch fetch);
   void DropEndedLeases(Fetch& fetch);
   const PriorAttempts* PriorOf(const TriggerRecord& trigger, std::uint64_t index,

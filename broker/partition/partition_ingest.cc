@@ -401,7 +401,7 @@ void Partition::Impl::LoadSchedules() {
     // Planned at the first turn, which also finds what was missed.
     runtime.next = wall;
     schedule_dues.emplace(wall, schedules.size());
-    schedules.push_back(std::move(runtime));
+    schedules.push_back(runtime);
   }
 }
 

@@ -170,7 +170,7 @@ Shards::~Shards() = default;
 
 void Shards::SetDispatcher(Dispatcher& dispatcher) { impl_->dispatcher = &dispatcher; }
 
-void Shards::Open(std::shared_ptr<const RoutePlan> plan,
+void Shards::Open(const std::shared_ptr<const RoutePlan>& plan,
                   absl::AnyInvocable<void(absl::Status)> done) {
   Impl& impl = *impl_;
   TOCSIN_CHECK(impl.dispatcher != nullptr, "SetDispatcher() comes first");
@@ -245,7 +245,7 @@ absl::Status Shards::TryPublish(PartitionId partition, PublishBatch& batch) {
   const PublishBatch::Here here = batch.here;
   auto shared = std::make_shared<PublishBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.Publish(std::move(*shared)); };
-  const absl::Status status = impl_->TryIngest(partition.value(), bytes, here, work);
+  absl::Status status = impl_->TryIngest(partition.value(), bytes, here, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
 }
@@ -256,7 +256,7 @@ absl::Status Shards::TryAppendLane(PartitionId partition, LaneBatch& batch) {
   for (const Undecodable& undecodable : batch.undecodable) bytes += undecodable.bytes.size();
   auto shared = std::make_shared<LaneBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.AppendLane(std::move(*shared)); };
-  const absl::Status status =
+  absl::Status status =
       impl_->TryIngest(partition.value(), bytes, PublishBatch::Here::kNothing, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
@@ -266,7 +266,7 @@ void Shards::Post(PartitionId partition, absl::AnyInvocable<void(Partition&)> wo
   impl_->PostControl(partition.value(), std::move(work));
 }
 
-void Shards::ApplyPlan(std::shared_ptr<const RoutePlan> plan) {
+void Shards::ApplyPlan(const std::shared_ptr<const RoutePlan>& plan) {
   for (std::uint32_t id = 0; id < partition_count(); ++id) {
     impl_->PostControl(id, [plan](Partition& partition) { partition.ApplyPlan(plan); });
   }

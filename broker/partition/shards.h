@@ -43,7 +43,8 @@ class Shards final : public AnswerSink, public PartitionWaker, public PartitionR
   void SetDispatcher(Dispatcher& dispatcher);
 
   // Opens every partition, then applies `plan`. `done` once, on some shard's executor.
-  void Open(std::shared_ptr<const RoutePlan> plan, absl::AnyInvocable<void(absl::Status)> done);
+  void Open(const std::shared_ptr<const RoutePlan>& plan,
+            absl::AnyInvocable<void(absl::Status)> done);
 
   std::uint32_t partition_count() const;
 
@@ -57,7 +58,7 @@ class Shards final : public AnswerSink, public PartitionWaker, public PartitionR
   // Runs `work` on the partition's executor as control, then ends the partition's turn.
   void Post(PartitionId partition, absl::AnyInvocable<void(Partition&)> work);
 
-  void ApplyPlan(std::shared_ptr<const RoutePlan> plan);  // to every partition
+  void ApplyPlan(const std::shared_ptr<const RoutePlan>& plan);  // to every partition
 
   // Gathers one snapshot of each, in order.
   void Snapshots(absl::AnyInvocable<void(std::vector<PartitionSnapshot>)> done);
