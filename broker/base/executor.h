@@ -28,7 +28,8 @@ class Executor {
   // may wait for the disk.
   virtual void DispatchThrough(Task task) { Dispatch(std::move(task)); }
   // As Post; but if the calling thread is in a DispatchThrough(), of whatever executor, it does the
-  // task itself when that has ended, unless this executor is busy then.
+  // task itself when that has ended, unless this executor is busy then. The executor must outlive
+  // that call.
   virtual void Follow(Task task) { Post(std::move(task)); }
 
   // As Post, but not before `when` on the executor's clock.

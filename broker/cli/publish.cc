@@ -317,7 +317,7 @@ int Publish(Console& console, const Flags& flags) {
   if (!flags.wait.empty()) {
     const auto wait = ParseDuration(flags.wait);
     if (!wait.ok())
-      return console.FailUsage("publish", "--wait: " + std::string(MessageOf(wait.status())));
+      return console.FailUsage("publish", MessageOf(Annotate(wait.status(), "--wait")));
     wait_ms = std::chrono::duration_cast<std::chrono::milliseconds>(*wait).count();
   }
   if (flags.json.empty()) return PublishOne(console, flags, wait_ms);
@@ -354,8 +354,9 @@ void AddPublish(Command& root) {
        "events as CloudEvents JSON: one, an array, or one a line; - is standard input"},
   };
   command.options.back().is_file = true;
-  command.options.push_back({"--wait", &flags->wait, "DURATION",
-                             "for room in a full broker (default: as long as it takes)"});
+  command.options.push_back(
+      {"--wait", &flags->wait, "DURATION",
+       "how long to wait for room in a full broker (default: as long as it takes)"});
   AddSession(command, *flags);
   command.run = [flags](Console& console) { return Publish(console, *flags); };
 }

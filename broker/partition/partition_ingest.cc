@@ -14,8 +14,7 @@
 namespace tocsin {
 namespace {
 
-constexpr std::size_t kLetterOverhead = 1024;
-
+constexpr std::size_t kLetterOverhead = 1024;  // what a letter has beside its event, about
 constexpr std::size_t kUnmatchedMax = 256;
 constexpr std::size_t kDedupeAhead = 8;  // how far ahead the dedupe table's memory is fetched
 constexpr std::string_view kHopsAttribute = "tocsinhops";

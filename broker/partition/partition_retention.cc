@@ -55,8 +55,8 @@ void Partition::Impl::CheckpointIfDue() {
   const bool idle = turn.empty() && in_flight.empty() && end >= last_end.value() + behind;
   const bool pressed = ports.journal.log_bytes() >= bytes_max - bytes_max / 10;
   housekeep_every = pressed ? kPressedEvery : kHousekeepEvery;
-  // The older one of the two newest bases holds the log: both must move.
   if (checkpoint || checkpoint_writing) return;
+  // The older one of the two newest bases holds the log: both must move.
   const bool base = pressed && since >= std::max(kPressedEvery, kPressedShare * checkpoint_took) &&
                     end >= older_replay_from.value() + behind;
   if (base || bytes_since_checkpoint >= options.checkpoint_bytes ||

@@ -119,7 +119,8 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
   journal_options.partitions = partitions;
   journal_options.version = kServerVersion;
   journal_options.degraded = options.degraded;
-  // A log is given up by whole segments and never the one in use: four of them at least.
+  // A log is given up by whole segments and never the one in use: two must fit into the least size
+  // that the configuration takes, four into others.
   journal_options.segment_bytes = SegmentBytes(broker.retention_bytes, std::uint64_t{64} << 20);
   journal_options.letter_segment_bytes =
       SegmentBytes(broker.letters_bytes, std::uint64_t{16} << 20);

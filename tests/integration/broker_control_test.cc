@@ -260,6 +260,11 @@ TEST_F(BrokerControlTest, ReloadAppliesTheDifferenceAndABadFileChangesNothing) {
   EXPECT_EQ(Books("all").state(), "active");
   EXPECT_THAT(Warnings(), ElementsAre(AllOf(HasSubstr("was not reloaded"), HasSubstr(" more"))));
 
+  config_ = good;
+  config_.replace(config_.find("partitions: 2"), 13, "partitions: 3");
+  EXPECT_THAT(server_->Reload().errors, ElementsAre(HasSubstr("does not fit")))
+      << "the next start would be refused";
+
   config_ = good + other;
   EXPECT_THAT(server_->Reload().changes, ElementsAre("trigger `other`: added"));
   EXPECT_THAT(Warnings(), Each(Not(HasSubstr("was not reloaded"))));
