@@ -1,7 +1,9 @@
 // Leases: taking, answering, failing, and what time does to deliveries.
 
 #include <algorithm>
+#include <utility>
 
+#include "broker/base/canary.h"
 #include "dispatch/retry_policy.h"
 #include "dispatch/trigger_queue_impl.h"
 
@@ -222,6 +224,11 @@ void TriggerQueue::Impl::Fail(QueueEntry& entry, std::string code, std::string m
     VoidTimer(entry);
   } else {
     PushTimer(entry);
+  }
+  if (Planted(Canary::kKeyNotHeld) && entry.key != nullptr && !entry.key->whole) {
+    KeyQueue* key = std::exchange(entry.key, nullptr);
+    key->entries.Remove(&entry);
+    WakeHead(*key);
   }
   actions.emplace_back(std::move(failed));
 }

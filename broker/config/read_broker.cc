@@ -42,12 +42,12 @@ void ReadQueues(ConfigReader& reader, YamlNode node, QueueLimits& queues) {
                   "deliveries in memory, per trigger and partition");
   section.Integer("key_entries_max", queues.key_entries_max, 1, 65'536,
                   "of these, deliveries of one key; further ones wait in the journal");
-  section.Integer("skipped_keys_max", queues.skipped_keys_max, 1, 1'000'000,
+  section.Integer("skipped_keys_max", queues.skipped_keys_max, 2, 1'000'000,
                   "keys with deliveries that wait in the journal");
   section.Integer("spread_max", queues.spread_max, 1024, std::uint64_t{1} << 40,
                   "events between the oldest unsettled one and the newest admitted one");
   section.Integer("park_max_keys", queues.park_max_keys, 1, 1'000'000,
-                  "parked keys; beyond it letters are skipped");
+                  "parked keys; beyond it, or half of `skipped_keys_max`, letters are skipped");
   section.Finish();
   if (queues.key_entries_max > queues.entries_max) {
     section.Error("key_entries_max", config_code::kConflict,

@@ -67,6 +67,8 @@ class Chain {
   const std::vector<std::string>& warnings() const { return warnings_; }
   std::uint64_t cut_bytes() const { return cut_bytes_; }
   std::uint64_t damaged_ranges() const { return damaged_ranges_; }
+  // Bytes that may have been batches, of which not even the header can be read.
+  std::uint64_t unknown_bytes() const { return unknown_bytes_; }
 
   // --- committer -----------------------------------------------------------------------------
   // Room in the active segment behind the group so far.
@@ -152,6 +154,7 @@ class Chain {
   std::vector<std::string> warnings_;
   std::uint64_t cut_bytes_ = 0;
   std::uint64_t damaged_ranges_ = 0;
+  std::uint64_t unknown_bytes_ = 0;
 
   // Owned by the committer.
   std::shared_ptr<Segment> active_;  // its index and end are guarded by mutex_

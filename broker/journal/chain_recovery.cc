@@ -202,6 +202,7 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
         if (torn) bad->to = cut.synced_through;
         cut.end = bad->to;
         ++damaged_ranges_;
+        if (!bad->header) unknown_bytes_ += bad->to - bad->from;
         warnings_.push_back(
             bad->header
                 ? fmt::format("{}: the batch at {} is damaged (partition {}, offsets {} to {}); "

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::uint32_t kPartitionsMax = 64;
 constexpr std::uint32_t kEpochsSkipped = 1024;
+constexpr std::uint64_t kEventBytesMin = 16;  // no event's record is shorter
 
 FileJournalOptions Sane(FileJournalOptions options) {
   TOCSIN_CHECK(options.partitions >= 1 && options.partitions <= kPartitionsMax, "{} partitions",
@@ -86,8 +87,12 @@ absl::Status FileJournalEngine::Recover() {
     partition.append_time_us = end.append_time_us;
   }
   if (main_->damaged_ranges() > 0) {
-    // What cannot be read may have been an opening: no epoch is given out twice.
-    for (auto& [id, partition] : partitions_) partition.epoch += kEpochsSkipped;
+    // What cannot be read may have been an opening, or events: no epoch and no offset is given out
+    // twice.
+    for (auto& [id, partition] : partitions_) {
+      partition.epoch += kEpochsSkipped;
+      partition.next_offset += main_->unknown_bytes() / kEventBytesMin;
+    }
   }
   CheckSpace();
   background_.Post([this] {

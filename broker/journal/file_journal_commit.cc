@@ -142,6 +142,7 @@ absl::Status FileJournalEngine::CheckItem(Item& item) {
     ++partition.epoch;
     *partition.refusals_heard = partition.refusals;
     item.opened.epoch = Epoch(partition.epoch);
+    item.opened.next_offset = Offset(partition.next_offset);
     std::string body;
     RecordWriter(body).Add(RecordType::kOwnerOpened,
                            OwnerOpened{item.opened.epoch, options_.version}.Encode());

@@ -92,7 +92,9 @@ struct OpenResult {
   std::optional<Checkpoint> checkpoint;  // newest readable
   JournalPosition start;                 // oldest batch still there
   JournalPosition end;                   // where the next batch will be
-  std::vector<std::string> warnings;     // what an operator must hear: an older checkpoint was used
+  // Above every offset that was ever given out; damage may leave a hole below it.
+  Offset next_offset;
+  std::vector<std::string> warnings;  // what an operator must hear: an older checkpoint was used
 };
 
 struct StoredBatch {

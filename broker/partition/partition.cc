@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "broker/base/canary.h"
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
@@ -190,6 +191,14 @@ void Partition::Impl::Flush() {
     return;
   }
   Submit(in_flight.back(), std::move(notify), std::move(notify_written));
+  if (Planted(Canary::kDispatchedEarly)) {
+    CachedBatch cached;
+    cached.base = in_flight.back().base;
+    cached.body = in_flight.back().body;
+    cached.events = in_flight.back().slots;
+    if (!cached.events.empty()) cache.Add(std::move(cached));
+    for (const OfferedEvent& event : in_flight.back().offers) Offer(in_flight.back(), event);
+  }
   BeginIfNeeded();
 }
 
@@ -293,7 +302,9 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
     cached.events = std::move(flight.slots);
     cache.Add(std::move(cached));
   }
-  for (const OfferedEvent& event : flight.offers) Offer(flight, event);
+  if (!Planted(Canary::kDispatchedEarly)) {
+    for (const OfferedEvent& event : flight.offers) Offer(flight, event);
+  }
   for (const FailedAttemptRef& attempt : flight.attempts) {
     Runtime* runtime = RuntimeOf(attempt.trigger);
     if (runtime == nullptr || runtime->queue == nullptr) continue;
@@ -344,7 +355,7 @@ void Partition::Impl::StartCheckpoint(bool base) {
   bytes_since_checkpoint = 0;
   last_checkpoint = now;
   NoteSample(wall, durable_end);
-  if (in_flight.empty()) WriteCheckpoint(last_end);
+  if (in_flight.empty() || Planted(Canary::kCheckpointAhead)) WriteCheckpoint(last_end);
 }
 
 void Partition::Impl::WriteCheckpoint(JournalPosition replay_from) {

@@ -26,6 +26,15 @@ void Partition::Impl::AddAndApply(RecordType type, std::string_view body) {
   TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
 }
 
+std::string Partition::Impl::DescribeGap(const Unreadable& gap) const {
+  if (!gap.first_offset) {
+    return fmt::format("events of partition {} may be lost, it cannot be told which: {}",
+                       options.id.value(), gap.reason);
+  }
+  return fmt::format("{} events from {}/{} cannot be read: {}", gap.event_count, options.id.value(),
+                     gap.first_offset->value(), gap.reason);
+}
+
 void Partition::Impl::Open(absl::AnyInvocable<void(absl::Status)> done) {
   now = ports.clock.Monotonic();
   wall = ports.clock.Wall();
@@ -67,10 +76,9 @@ void Partition::Impl::Replay(JournalPosition from) {
         }
         for (const Unreadable& gap : result->unreadable) {
           state.SetLenient();
-          Warn("T0311", fmt::format("{} events from {}/{} cannot be read: {}; their deliveries are "
-                                    "counted as dropped, what follows is served",
-                                    gap.event_count, options.id.value(),
-                                    gap.first_offset ? gap.first_offset->value() : 0, gap.reason));
+          Warn("T0311", fmt::format("{}; their deliveries are counted as dropped, what follows is "
+                                    "served",
+                                    DescribeGap(gap)));
         }
         for (const StoredBatch& batch : result->batches) {
           const absl::Status applied =
@@ -108,6 +116,7 @@ void Partition::Impl::FinishOpen(const absl::Status& status) {
   wall = ports.clock.Wall();
   if (status.ok()) {
     open = true;
+    state.SkipTo(opened.next_offset);
     durable_end = state.end();
     last_checkpoint = last_housekeeping = now;
     for (const Journal::Age& age : ports.journal.Ages(options.id)) {
@@ -150,10 +159,16 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
       const TriggerOrdinal ordinal(static_cast<std::uint32_t>(state.triggers().size()));
       define(TriggerRecord(), spec, ordinal, spec.paused);
       known = state.FindTrigger(ordinal);
-      if (spec.from_start && state.end() > Offset()) {
+      const std::optional<Offset> undefined = state.undefined_from();
+      if ((spec.from_start && state.end() > Offset()) || undefined) {
         std::string body;
-        EncodeTriggerCatchUp({ordinal, Offset(), false}, body);
+        EncodeTriggerCatchUp({ordinal, spec.from_start ? Offset() : *undefined, false}, body);
         AddAndApply(RecordType::kTriggerCatchUp, body);
+      }
+      if (undefined && !spec.from_start) {
+        Warn("T0311", fmt::format("what defined some triggers cannot be read: '{}', which is not "
+                                  "known, is given the events from {}/{} again",
+                                  spec.name, options.id.value(), undefined->value()));
       }
     } else if (known->detached || known->name != spec.name ||
                known->config_hash != spec.config_hash) {
@@ -161,6 +176,15 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
     }
     route_ordinals[route] = known->ordinal;
     present.insert(known->ordinal.value());
+  }
+  if (state.undefined_from()) {
+    for (const auto& trigger : state.triggers()) {
+      if (!trigger->name.empty() || trigger->pending() == 0) continue;
+      std::string body;
+      EncodeTriggerDetached({trigger->ordinal, Micros(wall), true}, body);
+      AddAndApply(RecordType::kTriggerDetached, body);
+    }
+    state.DefinedAgain();
   }
   runtimes.resize(state.triggers().size());
   by_number.clear();

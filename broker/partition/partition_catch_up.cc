@@ -79,10 +79,7 @@ void Partition::Impl::OnCatchUpRead(Runtime& runtime, absl::StatusOr<ReadResult>
   }
   for (const Unreadable& gap : result->unreadable) {
     Warn("T0311",
-         fmt::format("{} events from {}/{} cannot be read: {}; trigger '{}' starts "
-                     "without them",
-                     gap.event_count, options.id.value(),
-                     gap.first_offset ? gap.first_offset->value() : 0, gap.reason, trigger->name));
+         fmt::format("{}; trigger '{}' starts without them", DescribeGap(gap), trigger->name));
   }
   const Offset before = *trigger->catch_up;
   Offset next = before;

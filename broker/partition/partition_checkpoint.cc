@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "broker/base/canary.h"
 #include "broker/base/hash.h"
 #include "broker/base/status.h"
 #include "broker/base/wire.h"
@@ -104,7 +105,7 @@ std::string EncodeTrigger(const TriggerRecord& trigger) {
   PutVarint(out, trigger.expired);
   PutVarint(out, trigger.floor.value());
   std::string settled;
-  trigger.settled.EncodeTo(settled);
+  (Planted(Canary::kSettledForgotten) ? SettledSet() : trigger.settled).EncodeTo(settled);
   PutBytes(out, settled);
   std::vector<std::uint64_t> indexes;
   for (const auto& [index, history] : trigger.attempts) indexes.push_back(index);
@@ -348,7 +349,9 @@ absl::Status PartitionState::LoadPages(const std::vector<CheckpointPage>& pages)
   for (std::size_t i = 0; i < pages.size();) {
     const CheckpointPage& first = pages[i];
     if (first.table == kDedupeTable) {
-      TOCSIN_RETURN_IF_ERROR(dedupe_.LoadPage(first.page, first.bytes));
+      if (!Planted(Canary::kRepeatForgotten)) {
+        TOCSIN_RETURN_IF_ERROR(dedupe_.LoadPage(first.page, first.bytes));
+      }
       ++i;
       continue;
     }

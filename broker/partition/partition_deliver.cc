@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "broker/base/canary.h"
 #include "broker/base/status.h"
 #include "broker/journal/record.h"
 #include "broker/partition/partition_impl.h"
@@ -39,7 +40,10 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
         if (!(offset < read->base) && offset < read->end()) batch = read;
       }
     }
-    if (batch == nullptr || !DecodeEvent(batch->Record(offset), record).ok()) {
+    const bool wrong = Planted(Canary::kWrongPayload) && batch != nullptr && batch->base < offset &&
+                       fetch.trigger.value() == 1;
+    const Offset at = wrong ? Offset(offset.value() - 1) : offset;
+    if (batch == nullptr || !DecodeEvent(batch->Record(at), record).ok()) {
       missing.leases.push_back(lease);
       continue;
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "broker/base/canary.h"
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
@@ -83,6 +84,7 @@ void Partition::Impl::Offer(const InFlight& flight, const OfferedEvent& event) {
     const Match& match = flight.matches[event.first_match + i];
     Runtime* runtime = RuntimeOf(match.trigger);
     if (runtime == nullptr) continue;  // dropped over its backlog, or detached meanwhile
+    if (Planted(Canary::kMatchLost) && match.index % 32 == 31) continue;
     candidate.match_index = match.index;
     if (event.first_of_key) {
       if (runtime->queue == nullptr) QueueOf(*runtime, event.offset).CaughtUp(event.offset);
@@ -216,6 +218,7 @@ void Partition::Impl::OnAnswers(AnswerBatch batch) {
     RunActions(*runtime, actions);
   }
   if (!batch.confirmed) return;
+  if (Planted(Canary::kConfirmedEarly)) return batch.confirmed();
   if (!turn.empty()) {
     turn.confirmed.push_back(std::move(batch.confirmed));
   } else if (!in_flight.empty()) {
@@ -238,7 +241,7 @@ void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions)
       record.trigger = runtime.ordinal;
       record.index = attempt->candidate.match_index;
       record.offset = attempt->candidate.offset;
-      record.attempt = attempt->attempt;
+      record.attempt = Planted(Canary::kAttemptForgotten) ? 1 : attempt->attempt;
       record.at_us = LogTime();
       record.due_us = record.at_us +
                       std::chrono::duration_cast<std::chrono::microseconds>(attempt->delay).count();
@@ -251,7 +254,7 @@ void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions)
       const RecordView view{RecordType::kAttemptFailed, body, 0};
       const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
       TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
-      turn.attempts.push_back({runtime.ordinal, record.offset, record.attempt});
+      turn.attempts.push_back({runtime.ordinal, record.offset, attempt->attempt});
     } else if (auto* dead = std::get_if<DeadAction>(&action)) {
       Die(runtime, std::move(*dead));
     } else if (auto* cancel = std::get_if<CancelAction>(&action)) {
@@ -361,8 +364,11 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
   }
   bool park = plan->triggers[runtime.route].policy.on_exhausted == OnExhausted::kPark &&
               !letter.key.empty() && action.reason != LetterReason::kExpired;
-  if (park && !trigger->parked.contains(letter.key) &&
-      trigger->parked.size() >= options.queues.park_max_keys) {
+  // Parked keys must leave room among the keys whose deliveries wait in the journal: what would
+  // release them may lie behind those of other keys.
+  const std::size_t park_max =
+      std::min(options.queues.park_max_keys, options.queues.skipped_keys_max / 2);
+  if (park && !trigger->parked.contains(letter.key) && trigger->parked.size() >= park_max) {
     Warn("T0309",
          fmt::format("trigger '{}' has {} parked keys (park_max_keys): key '{}' is not held",
                      trigger->name, trigger->parked.size(), letter.key));
@@ -370,7 +376,7 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
   }
   std::string bytes = EncodeLetter(letter);
   EnsureRoom(256 + letter.key.size(), bytes.size());
-  AddLetter(letter.id, std::move(bytes));
+  if (!Planted(Canary::kLetterLost)) AddLetter(letter.id, std::move(bytes));
   DeadRecord record;
   record.trigger = runtime.ordinal;
   record.index = candidate.match_index;
@@ -390,7 +396,7 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
   const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
   TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
   if (!leased_hops.empty()) leased_hops.erase(candidate.offset.value());
-  runtime.queue->Close(candidate.offset, park);
+  runtime.queue->Close(candidate.offset, park && !Planted(Canary::kParkIgnored));
   Touch(runtime);
 }
 

@@ -217,6 +217,7 @@ struct Partition::Impl {
   absl::Status Usable() const;
   void Replay(JournalPosition from);
   void FinishOpen(const absl::Status& status);
+  std::string DescribeGap(const Unreadable& gap) const;
   void AddAndApply(RecordType type, std::string_view body);
   bool PageBatch(const CachedBatch& batch, std::size_t events_max, std::size_t bytes_max,
                  EventPage& page);  // false: the page is full

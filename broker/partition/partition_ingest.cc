@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "broker/base/canary.h"
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
@@ -287,7 +288,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
     const std::uint64_t have = lane == nullptr ? 0 : ParseSequence(lane->position);
     const std::uint64_t last = ParseSequence(batch.position);
     const std::uint64_t first_sequence = last + 1 - batch.events.size();
-    if (have >= first_sequence) {
+    if (have >= first_sequence && !Planted(Canary::kForwardRepeated)) {
       first = static_cast<std::size_t>(
           std::min<std::uint64_t>(have - first_sequence + 1, batch.events.size()));
     }
@@ -304,6 +305,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
   std::uint64_t accepted = 0;
   EventRecord& record = record_scratch;
   for (std::size_t i = first; i < batch.events.size(); ++i) {
+    if (Planted(Canary::kLaneSkips) && !from_partition && i == 3) continue;
     const std::string& bytes_in = batch.events[i];
     EventView view;
     absl::Status valid = ParseEvent(bytes_in, view);
@@ -467,7 +469,7 @@ void Partition::Impl::RunSchedules() {
       fired.offset = at;
       std::string body;
       EncodeSchedule(fired, body);
-      AddRecord(RecordType::kScheduleFired, body);
+      if (!Planted(Canary::kFireForgotten)) AddRecord(RecordType::kScheduleFired, body);
       const RecordView fired_view{RecordType::kScheduleFired, body, 0};
       const absl::Status applied = state.Apply(fired_view, state.end(), turn.append_time_us);
       TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
@@ -541,6 +543,7 @@ void Partition::Impl::ForwardOutgoing() {
         ports.wake();
       });
     };
+    if (Planted(Canary::kForwardUnsent)) return batch.done(absl::OkStatus());
     ports.router.Forward(home, std::move(batch));
   }
 }

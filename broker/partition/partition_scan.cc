@@ -111,9 +111,7 @@ void Partition::Impl::OnScanRead(Runtime& runtime, absl::StatusOr<ReadResult> re
     return;
   }
   for (const Unreadable& gap : result->unreadable) {
-    Warn("T0311", fmt::format("{} events from {}/{} cannot be read: {}; what follows is served",
-                              gap.event_count, options.id.value(),
-                              gap.first_offset ? gap.first_offset->value() : 0, gap.reason));
+    Warn("T0311", fmt::format("{}; what follows is served", DescribeGap(gap)));
     if (audit.gaps.insert(gap.from).second) audit.wanted = true;
   }
   const Offset before = runtime.scan_cursor;

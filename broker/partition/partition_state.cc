@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "broker/base/canary.h"
 #include "broker/base/check.h"
 #include "broker/base/event.h"
 #include "broker/base/status.h"
@@ -196,6 +197,17 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
   return absl::OkStatus();
 }
 
+// After damage the definition of a trigger may be lost and what concerns it is not: it has no name
+// then, until a later definition gives it one.
+TriggerRecord* PartitionState::Known(TriggerOrdinal ordinal) {
+  while (lenient_ && ordinal != kNoTrigger && ordinal.value() >= triggers_.size()) {
+    triggers_.push_back(std::make_unique<TriggerRecord>());
+    triggers_.back()->ordinal = TriggerOrdinal(static_cast<std::uint32_t>(triggers_.size() - 1));
+    triggers_.back()->detached = triggers_.back()->forgotten = true;
+  }
+  return FindTrigger(ordinal);
+}
+
 void PartitionState::ApplyEvent(const EventRecord& record, Offset offset,
                                 std::int64_t append_time_us, const Hash128* identity) {
   end_ = Next(offset);
@@ -210,8 +222,8 @@ void PartitionState::ApplyEvent(const EventRecord& record, Offset offset,
     }
   }
   for (const Match& match : record.matches) {
-    TriggerRecord* trigger = FindTrigger(match.trigger);
-    if (lenient_ && trigger == nullptr) continue;
+    TriggerRecord* trigger = Known(match.trigger);
+    if (lenient_ && trigger->name.empty() && !undefined_from_) undefined_from_ = offset;
     if (lenient_ && trigger->matched < match.index) {
       // Their events are lost with the damaged batch; nothing will ever deliver them.
       trigger->dropped += trigger->settled.Add(trigger->matched, match.index - 1);
@@ -289,8 +301,7 @@ void PartitionState::ApplySettledIndex(TriggerRecord& trigger, std::uint64_t ind
 }
 
 void PartitionState::ApplyRanges(const RangesRecord& record, SettleKind kind) {
-  TriggerRecord* trigger = FindTrigger(record.trigger);
-  if (lenient_ && trigger == nullptr) return;
+  TriggerRecord* trigger = Known(record.trigger);
   TOCSIN_CHECK(trigger != nullptr, "settled ranges of unknown trigger {}", record.trigger.value());
   trigger->dirty = true;
   for (const IndexRange& range : record.ranges) {
@@ -302,7 +313,8 @@ void PartitionState::ApplyRanges(const RangesRecord& record, SettleKind kind) {
     TOCSIN_CHECK(lenient_ || count == range.last - range.first + 1,
                  "partition {}: trigger '{}': matches {}..{} settled twice", id_.value(),
                  trigger->name, range.first, range.last);
-    (kind == SettleKind::kAcked ? trigger->acked : trigger->dropped) += count;
+    (kind == SettleKind::kAcked ? trigger->acked : trigger->dropped) +=
+        Planted(Canary::kBooksWrong) ? 2 * count : count;
     if (trigger->attempts.empty() && tracked_matches_.empty() && trigger->redriving.empty()) {
       continue;
     }
@@ -322,8 +334,8 @@ void PartitionState::ApplyDead(const DeadRecord& record, SettleKind kind,
   letter.died_us = append_time_us;
   dirty_letter_pages_.insert(id.offset.value() >> 10);
   if (record.trigger == kNoTrigger) return;
-  TriggerRecord* trigger = FindTrigger(record.trigger);
-  if (lenient_ && (trigger == nullptr || trigger->settled.Contains(record.index))) return;
+  TriggerRecord* trigger = Known(record.trigger);
+  if (lenient_ && trigger->settled.Contains(record.index)) return;
   if (lenient_) trigger->matched = std::max(trigger->matched, record.index + 1);
   TOCSIN_CHECK(trigger != nullptr, "dead letter of unknown trigger {}", record.trigger.value());
   trigger->dirty = true;
@@ -336,8 +348,8 @@ void PartitionState::ApplyDead(const DeadRecord& record, SettleKind kind,
 }
 
 void PartitionState::ApplyAttempt(const AttemptFailedRecord& record) {
-  TriggerRecord* trigger = FindTrigger(record.trigger);
-  if (lenient_ && (trigger == nullptr || trigger->settled.Contains(record.index))) return;
+  TriggerRecord* trigger = Known(record.trigger);
+  if (lenient_ && trigger->settled.Contains(record.index)) return;
   TOCSIN_CHECK(trigger != nullptr, "attempt of unknown trigger {}", record.trigger.value());
   trigger->dirty = true;
   AttemptHistory& history = trigger->attempts[record.index];
@@ -435,11 +447,7 @@ void PartitionState::ApplyLane(const LaneStateRecord& record) {
 
 void PartitionState::ApplyDefined(const TriggerDefinedRecord& record) {
   const std::size_t ordinal = record.trigger.value();
-  while (lenient_ && ordinal > triggers_.size()) {
-    triggers_.push_back(std::make_unique<TriggerRecord>());
-    triggers_.back()->ordinal = TriggerOrdinal(static_cast<std::uint32_t>(triggers_.size() - 1));
-    triggers_.back()->detached = triggers_.back()->forgotten = true;
-  }
+  if (lenient_ && ordinal > 0) (void)Known(TriggerOrdinal(record.trigger.value() - 1));
   TOCSIN_CHECK(ordinal <= triggers_.size(), "trigger ordinal {} leaves a hole", ordinal);
   if (ordinal == triggers_.size()) {
     triggers_.push_back(std::make_unique<TriggerRecord>());
@@ -447,6 +455,7 @@ void PartitionState::ApplyDefined(const TriggerDefinedRecord& record) {
     triggers_.back()->floor = end_;
   }
   TriggerRecord& trigger = *triggers_[ordinal];
+  if (trigger.name.empty()) trigger.forgotten = false;  // it was only not known yet, see Known()
   if (!trigger.name.empty() && trigger.name != record.name) trigger_names_.erase(trigger.name);
   trigger.name = std::string(record.name);
   trigger.generation = record.generation;

@@ -168,6 +168,12 @@ class PartitionState {
   // Damage was found in what recovery replays: what refers to lost records is tolerated, counted as
   // dropped, and no longer a bug.
   void SetLenient() { lenient_ = true; }
+  // The journal says that all offsets below were given out; nothing below is still to come.
+  void SkipTo(Offset end) { end_ = std::max(end_, end); }
+  // The first event that was matched by a trigger whose definition is lost: those that are defined
+  // now and were not known may be it. Until DefinedAgain().
+  std::optional<Offset> undefined_from() const { return undefined_from_; }
+  void DefinedAgain() { undefined_from_.reset(); }
 
   // A digest of all that would go into a checkpoint: equal states give equal digests. For tests.
   std::string Digest();
@@ -175,6 +181,7 @@ class PartitionState {
  private:
   void ApplySettledIndex(TriggerRecord& trigger, std::uint64_t index, SettleKind kind);
   void ApplyRanges(const RangesRecord& record, SettleKind kind);
+  TriggerRecord* Known(TriggerOrdinal ordinal);
   void ApplyDead(const DeadRecord& record, SettleKind kind, std::int64_t append_time_us);
   void ApplyAttempt(const AttemptFailedRecord& record);
   void ApplyDeadClosed(const DeadClosedRecord& record);
@@ -211,6 +218,7 @@ class PartitionState {
   std::uint64_t checkpoints_taken_ = 0;
   bool force_every_ = false;
   bool lenient_ = false;
+  std::optional<Offset> undefined_from_;
   EventRecord scratch_;
 };
 

@@ -65,6 +65,7 @@ void MemoryJournal::Open(PartitionId id, Executor& owner, OpenDone done) {
       batch.body = std::make_shared<const std::string>(std::move(body));
       Put(partition, std::move(batch));
       result.epoch = partition.epoch;
+      result.next_offset = Offset(partition.next_offset);
       if (partition.replay_from) {
         Checkpoint checkpoint{*partition.replay_from, {}};
         for (const auto& [key, bytes] : partition.pages) {

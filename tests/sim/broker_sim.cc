@@ -48,10 +48,20 @@ void Sim::Letters(bool redrive_all) {
         }
         if (!redrive_all && !Chance(50)) continue;
         if (!redrive_all && Chance(20)) {
+          std::erase_if(parked_, [id = FormatDeliveryId(letter.id)](const auto& parked) {
+            return parked.second.id == id;
+          });
           partition.Discard(letter.id, [](const absl::Status&) {});
         } else {
           ++result_.redriven;
-          partition.Redrive(letter.id, [](const absl::Status&) {});
+          partition.Redrive(letter.id,
+                            [this, &partition, id = letter.id](const absl::Status& status) {
+                              // What defined its trigger may be lost: there is nobody to deliver it
+                              // to.
+                              if (absl::IsFailedPrecondition(status) && log_damaged_) {
+                                partition.Discard(id, [](const absl::Status&) {});
+                              }
+                            });
         }
       }
     });
@@ -86,6 +96,8 @@ void Sim::Quiesce() {
     worker->session.reset();  // they hold each other
   }
   workers_.clear();
+  for (const auto& ghost : ghosts_) ghost->session.reset();
+  ghosts_.clear();
   leased_.clear();
   life_->shards.ApplyPlan(MakePlan());
   for (std::uint32_t id = 0; id < kPartitions; ++id) {
@@ -120,32 +132,72 @@ void Sim::Quiesce() {
     }
   }
   if (result_.failure.empty()) CheckBooks(true);
+  if (result_.failure.empty() && !Drained()) FailAtLetters();
   if (result_.failure.empty()) CheckLog();
-  // Every answered event came to every trigger that was there all the time, or to a letter that was
-  // dropped or discarded; with no such outcomes switched on it must have been acked.
-  if (result_.failure.empty() && !fails_ && !reloads_ && !letters_) {
-    for (const auto& [number, ok] : answered_) {
-      for (const TriggerPlan& spec : Plans()) {
-        // Added later, it is given what is still stored.
-        if (trims_ && spec.name == "late") continue;
-        const std::string name = fmt::format("{} e{}", spec.name, number);
-        if (!executed_events_.contains(name)) {
-          Fail(fmt::format("answered event e{} was never executed by '{}'", number, spec.name));
-          return;
-        }
+  if (result_.failure.empty() && !fails_ && !reloads_ && !letters_) CheckAnswered();
+}
+
+void Sim::FailAtLetters() {
+  std::string left = "after quiesce there is left:";
+  for (std::uint32_t id = 0; id < kPartitions; ++id) {
+    life_->shards.Post(PartitionId(id), [&left](Partition& partition) {
+      for (const LetterSummary& letter : partition.OpenLetters()) {
+        left +=
+            fmt::format(" letter {} at {}", FormatDeliveryId(letter.id), letter.position.value());
+        partition.Redrive(letter.id, [&left](const absl::Status& status) {
+          left += fmt::format(" ({})", MessageOf(status));
+        });
+      }
+      const PartitionSnapshot snapshot = partition.Snapshot();
+      left += fmt::format(" {} emitted events", snapshot.outgoing);
+      for (const TriggerBooks& books : snapshot.triggers) {
+        if (books.pending == 0) continue;
+        left += fmt::format(" {} of {} pending ({} parked keys, state {})", books.pending,
+                            books.name, books.parked_keys, static_cast<int>(books.state));
+      }
+    });
+  }
+  PumpAll();
+  Fail(left);
+}
+
+// Every answered event came to every trigger that was there all the time, or to a letter that was
+// dropped or discarded; with no such outcomes switched on it must have been acked.
+void Sim::CheckAnswered() {
+  for (const auto& [number, ok] : answered_) {
+    if (lost_events_.contains(fmt::format("e{}", number))) continue;
+    for (const TriggerPlan& spec : Plans()) {
+      // Added later, it is given what is still stored.
+      if (trims_ && spec.name == "late") continue;
+      const std::string name = fmt::format("{} e{}", spec.name, number);
+      if (!executed_events_.contains(name)) {
+        return Fail(
+            fmt::format("answered event e{} was never executed by '{}'", number, spec.name));
       }
     }
   }
 }
 
+// Most histories are short, so that there can be many: what they find is what many states find.
+std::uint32_t Sim::DrawSteps() {
+  const std::uint64_t kind = random_.Below(64);
+  const auto drawn = static_cast<std::uint32_t>(kind < 54   ? 5 + random_.Below(30)
+                                                : kind < 63 ? 36 + random_.Below(90)
+                                                            : 400);
+  return options_.steps > 0 ? options_.steps : drawn;
+}
+
 BrokerSimResult Sim::Run() {
   const std::array<bool*, kSimClasses.size()> classes = {
-      &crashes_, &deaths_,  &fails_,  &poison_, &emits_,     &dups_,      &reloads_,
-      &full_,    &letters_, &pauses_, &breaks_, &clock_set_, &schedules_, &trims_};
+      &crashes_,   &deaths_, &fails_,     &poison_,   &emits_,  &dups_,
+      &reloads_,   &full_,   &letters_,   &pauses_,   &breaks_, &clock_set_,
+      &schedules_, &trims_,  &half_open_, &suspends_, &damage_};
+  result_.steps = DrawSteps();
   for (std::size_t i = 0; i < classes.size(); ++i) {
     const bool on = Chance(i < 6 ? 75 : 50);
     *classes[i] = on && (options_.without >> i & 1) == 0;
   }
+  damage_ = damage_ && options_.disk && Chance(50);
   if (options_.canary == SimCanary::kLyingSync) storage_->LieAboutSyncs(true, false);
   if (options_.canary == SimCanary::kLyingDirSync) storage_->LieAboutSyncs(false, true);
   keys_ = 1 + random_.Below(8);
@@ -155,87 +207,122 @@ BrokerSimResult Sim::Run() {
     letter_bytes_max_ = storage_->small_log() / 2 * (1 + random_.Below(4));
   }
   Start();
-  for (std::uint32_t step = 0; step < options_.steps && result_.failure.empty(); ++step) {
+  for (std::uint32_t step = 0; step < result_.steps && result_.failure.empty(); ++step) {
     if (broken_) Crash();
     if (!result_.failure.empty()) break;
-    const std::uint64_t choice = random_.Below(100);
-    if (choice < 25) {
-      Publish();
-    } else if (choice < 55 && !workers_.empty()) {
-      Answer(*workers_[random_.Below(workers_.size())]);
-    } else if (choice < 60 && workers_.size() < 3) {
-      Attach();
-    } else if (choice < 63 && deaths_ && !workers_.empty()) {
-      const std::size_t index = random_.Below(workers_.size());
-      const auto worker = workers_[index];
-      for (const SimWorker::Held& held : worker->held) {
-        EventView view;
-        (void)ParseEvent(held.event, view);
-        leased_.erase(
-            {fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger, view.PartitionKey()),
-             ""});
-      }
-      life_->dispatcher.Detach(worker->session, Chance(30));
-      worker->session.reset();
-      workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(index));
-    } else if (choice < 65 && crashes_) {
-      Crash();
-    } else if (choice < 67 && reloads_ && opened_) {
-      const std::string& name = Plans()[random_.Below(Plans().size())].name;
-      if (!detached_.erase(name)) detached_.insert(name);
-      life_->shards.ApplyPlan(MakePlan());
-      // A detached trigger's leases end unseen by their workers, when the plan gets there.
-      for (std::uint32_t id = 0; id < kPartitions; ++id) {
-        life_->shards.Post(PartitionId(id),
-                           [this, scope = fmt::format("{}/{}/", id, name)](Partition&) {
-                             std::erase_if(leased_, [&scope](const auto& lease) {
-                               return lease.first.first.starts_with(scope);
-                             });
-                           });
-      }
-    } else if (choice < 69 && full_) {
-      storage_->SetFull(Chance(50));
-    } else if (choice < 70 && full_) {
-      storage_->Hold(true);
-    } else if (choice < 73 && full_) {
-      storage_->Hold(false);
-    } else if (choice < 75 && letters_) {
-      Letters(false);
-    } else if (choice < 77 && pauses_ && opened_) {
-      const std::string name = Plans()[random_.Below(Plans().size())].name;
-      const bool paused = Chance(50);
-      for (std::uint32_t id = 0; id < kPartitions; ++id) {
-        life_->shards.Post(PartitionId(id), [name, paused](Partition& partition) {
-          (void)partition.SetPaused(name, paused);
-        });
-      }
-    } else if (choice < 78 && breaks_) {
-      storage_->BreakSoon();
-    } else if (choice < 79 && clock_set_) {
-      clock_.StepWall(std::chrono::seconds(static_cast<std::int64_t>(random_.Below(7200)) - 3600));
-    } else if (choice < 82) {
-      Feed(random_.Below(lanes_.size()));
-    } else if (choice < 86) {
-      const Duration by = std::chrono::milliseconds(random_.Below(1500));
-      // Leases end at the clock's word; what their holders say afterwards is stale.
-      clock_.Advance(by);
-      if (clock_.Monotonic() - last_expiry_check_ > std::chrono::seconds(3)) {
-        last_expiry_check_ = clock_.Monotonic();
-        leased_.clear();
-      }
-      Pump(1000);
-    } else if (choice < 88) {
-      CheckBooks(false);
-    } else {
-      Pump(random_.Below(20));
-    }
+    Step();
     if (Chance(60)) Pump(random_.Below(30));
   }
   if (result_.failure.empty()) Quiesce();
   executor_.Clear();
   storage_->DropTasks();
   for (const auto& worker : workers_) worker->session.reset();
+  for (const auto& ghost : ghosts_) ghost->session.reset();
+  result_.power_cuts = storage_->power_cuts();
   return result_;
+}
+
+void Sim::Step() {
+  const std::uint64_t choice = random_.Below(100);
+  if (choice < 25) {
+    Publish();
+  } else if (choice < 55 && !workers_.empty()) {
+    Answer(*workers_[random_.Below(workers_.size())]);
+  } else if (choice < 60 && workers_.size() < 3) {
+    Attach();
+  } else if (choice < 63 && deaths_ && !workers_.empty()) {
+    DetachWorker();
+  } else if (choice < 65 && crashes_) {
+    Crash();
+  } else if (choice < 67 && reloads_ && opened_) {
+    Reload();
+  } else if (choice < 69 && full_) {
+    storage_->SetFull(Chance(50));
+  } else if (choice < 70 && full_) {
+    storage_->Hold(true);
+  } else if (choice < 73 && full_) {
+    storage_->Hold(false);
+  } else if (choice < 75 && letters_) {
+    Letters(false);
+  } else if (choice < 77 && pauses_ && opened_) {
+    const std::string name = Plans()[random_.Below(Plans().size())].name;
+    const bool paused = Chance(50);
+    for (std::uint32_t id = 0; id < kPartitions; ++id) {
+      life_->shards.Post(PartitionId(id), [name, paused](Partition& partition) {
+        (void)partition.SetPaused(name, paused);
+      });
+    }
+  } else if (choice < 78 && breaks_) {
+    storage_->BreakSoon();
+  } else if (choice < 79 && clock_set_) {
+    clock_.StepWall(std::chrono::seconds(static_cast<std::int64_t>(random_.Below(7200)) - 3600));
+  } else if (choice < 82) {
+    Feed(random_.Below(lanes_.size()));
+  } else if (choice < 86) {
+    const Duration by = std::chrono::milliseconds(random_.Below(1500));
+    // Leases end at the clock's word; what their holders say afterwards is stale.
+    clock_.Advance(by);
+    if (clock_.Monotonic() - last_expiry_check_ > std::chrono::seconds(3)) {
+      last_expiry_check_ = clock_.Monotonic();
+      leased_.clear();
+    }
+    Pump(1000);
+  } else if (choice < 88) {
+    CheckBooks(false);
+  } else if (choice < 90 && !ghosts_.empty()) {
+    GhostAnswers();
+  } else if (choice < 91 && suspends_) {
+    StandStill();
+  } else {
+    Pump(random_.Below(20));
+  }
+}
+
+void Sim::DetachWorker() {
+  const std::size_t index = random_.Below(workers_.size());
+  const auto worker = workers_[index];
+  for (const SimWorker::Held& held : worker->held) {
+    EventView view;
+    (void)ParseEvent(held.event, view);
+    leased_.erase(
+        {fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger, view.PartitionKey()),
+         ""});
+  }
+  life_->dispatcher.Detach(worker->session, Chance(30));
+  workers_.erase(workers_.begin() + static_cast<std::ptrdiff_t>(index));
+  if (half_open_ && ghosts_.size() < 3) {
+    ghosts_.push_back(worker);
+  } else {
+    worker->session.reset();
+  }
+}
+
+void Sim::Reload() {
+  const std::string& name = Plans()[random_.Below(Plans().size())].name;
+  if (!detached_.erase(name)) detached_.insert(name);
+  life_->shards.ApplyPlan(MakePlan());
+  // A detached trigger's leases end unseen by their workers, when the plan gets there.
+  for (std::uint32_t id = 0; id < kPartitions; ++id) {
+    life_->shards.Post(PartitionId(id),
+                       [this, scope = fmt::format("{}/{}/", id, name)](Partition&) {
+                         std::erase_if(leased_, [&scope](const auto& lease) {
+                           return lease.first.first.starts_with(scope);
+                         });
+                       });
+  }
+}
+
+// The machine is suspended (the wall clock goes on without the monotonic one), or the whole
+// process stands still, as a virtual machine that is paused.
+void Sim::StandStill() {
+  const auto by = std::chrono::seconds(1 + random_.Below(3 * 3600));
+  if (Chance(50)) {
+    clock_.StepWall(by);
+  } else {
+    clock_.Advance(by);
+    last_expiry_check_ = clock_.Monotonic();
+    leased_.clear();
+  }
 }
 
 }  // namespace broker_sim

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "broker/base/canary.h"
 #include "broker/base/mutex.h"
 #include "broker/base/system_clock.h"
 #include "broker/base/thread_executor.h"
@@ -24,8 +25,9 @@ namespace {
 
 constexpr std::string_view kUsage =
     "usage: broker_sim [--seeds N] [--first-seed S] [--steps N] [--threads N] [--disk]\n"
-    "                  [--without CLASS]... [--canary answer_early|lying_sync|lying_dir_sync]\n"
-    "                  [--trace]\n";
+    "                  [--without CLASS]... [--canary NAME] [--trace]\n"
+    "--canary: answer_early, lying_sync, lying_dir_sync; of broker_sim_canaries also those of\n"
+    "broker/base/canary.h\n";
 constexpr std::uint64_t kFailuresShown = 10;
 
 // What a failed check ends is named, too.
@@ -44,6 +46,7 @@ struct Flags {
   std::uint64_t first = 1;
   std::uint64_t threads = 1;
   BrokerSimOptions options;
+  Canary planted = Canary::kNone;
 };
 
 std::string_view CanaryName(SimCanary canary) {
@@ -60,15 +63,22 @@ std::string_view CanaryName(SimCanary canary) {
   return "";
 }
 
-bool ReadCanary(std::string_view name, SimCanary& canary) {
+bool ReadCanary(std::string_view name, Flags& flags) {
   for (const SimCanary one :
        {SimCanary::kAnswerEarly, SimCanary::kLyingSync, SimCanary::kLyingDirSync}) {
     if (name == CanaryName(one)) {
-      canary = one;
+      flags.options.canary = one;
       return true;
     }
   }
+#ifdef TOCSIN_CANARIES
+  const auto found = std::find(kCanaryNames.begin(), kCanaryNames.end(), name);
+  if (found == kCanaryNames.end()) return false;
+  planted = flags.planted = static_cast<Canary>(found - kCanaryNames.begin());
+  return true;
+#else
   return false;
+#endif
 }
 
 bool ReadClass(std::string_view name, std::uint32_t& without) {
@@ -106,7 +116,7 @@ bool ReadFlags(int argc, char** argv, Flags& flags) {
       flags.threads = std::max<std::uint64_t>(1, number);
     } else if (flag == "--without") {
       if (!ReadClass(value, flags.options.without)) return false;
-    } else if (flag != "--canary" || !ReadCanary(value, flags.options.canary)) {
+    } else if (flag != "--canary" || !ReadCanary(value, flags)) {
       return false;
     }
   }
@@ -137,9 +147,13 @@ BrokerSimOptions Shrink(BrokerSimOptions failing) {
   return failing;
 }
 
-std::string Command(const BrokerSimOptions& options) {
-  std::string command = fmt::format("broker_sim --seeds 1 --first-seed {} --steps {}{}",
+std::string Command(const BrokerSimOptions& options, Canary inside) {
+  std::string command = fmt::format("{} --seeds 1 --first-seed {} --steps {}{}",
+                                    inside == Canary::kNone ? "broker_sim" : "broker_sim_canaries",
                                     options.seed, options.steps, options.disk ? " --disk" : "");
+  if (inside != Canary::kNone) {
+    command += fmt::format(" --canary {}", kCanaryNames[static_cast<std::size_t>(inside)]);
+  }
   for (std::size_t i = 0; i < kSimClasses.size(); ++i) {
     if ((options.without >> i & 1) != 0) command += fmt::format(" --without {}", kSimClasses[i]);
   }
@@ -155,6 +169,7 @@ class Campaign {
 
   int Run() {
     const SystemClock clock;
+    const Instant began = clock.Monotonic();
     std::vector<std::unique_ptr<ThreadExecutor>> threads;
     for (std::uint64_t i = 0; i < flags_.threads; ++i) {
       threads.push_back(std::make_unique<ThreadExecutor>("sim", clock));
@@ -162,17 +177,22 @@ class Campaign {
     }
     for (const auto& thread : threads) thread->Stop();
     const MutexLock lock(mutex_);
+    const double seconds = std::chrono::duration<double>(clock.Monotonic() - began).count();
     fmt::print(
-        "{} seeds{}, {} failures: {} published, {} delivered, {} crashes, {} letters seen, {} "
-        "redriven, {} emitted\n",
+        "{} seeds{}, {} failures: {} published, {} delivered, {} crashes, {} power cuts, {} bits "
+        "flipped, {} letters seen, {} redriven, {} emitted; {:.0f} s, {:.0f} histories a second\n",
         ran_, flags_.options.disk ? " on a disk" : "", failures_, total_.published,
-        total_.delivered, total_.crashes, total_.letters, total_.redriven, total_.emitted);
-    if (flags_.options.canary == SimCanary::kNone) return failures_ > 0 ? 1 : 0;
+        total_.delivered, total_.crashes, total_.power_cuts, total_.flipped_bits, total_.letters,
+        total_.redriven, total_.emitted, seconds, static_cast<double>(ran_) / seconds);
+    if (!HasCanary()) return failures_ > 0 ? 1 : 0;
     fmt::print("the canary was {}\n", failures_ > 0 ? "found" : "NOT found");
     return failures_ > 0 ? 0 : 1;
   }
 
  private:
+  bool HasCanary() const {
+    return flags_.options.canary != SimCanary::kNone || flags_.planted != Canary::kNone;
+  }
   void Work() {
     while (!enough_) {
       BrokerSimOptions options = flags_.options;
@@ -184,11 +204,12 @@ class Campaign {
       Add(result);
       if (result.failure.empty()) continue;
       if (++failures_ <= kFailuresShown) {
+        options.steps = result.steps;
         fmt::print("seed {}: {}\n  again: {}\n", options.seed, result.failure,
-                   Command(options.trace ? options : Shrink(options)));
+                   Command(options.trace ? options : Shrink(options), flags_.planted));
         std::fflush(stdout);
       }
-      enough_ = failures_ >= kFailuresShown || options.canary != SimCanary::kNone;
+      enough_ = failures_ >= kFailuresShown || HasCanary();
     }
   }
   void Add(const BrokerSimResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -199,6 +220,8 @@ class Campaign {
     total_.letters += result.letters;
     total_.redriven += result.redriven;
     total_.emitted += result.emitted;
+    total_.power_cuts += result.power_cuts;
+    total_.flipped_bits += result.flipped_bits;
   }
 
   const Flags flags_;

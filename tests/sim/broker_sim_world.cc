@@ -49,15 +49,29 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
     Fail(fmt::format("offset {} had {} and now {}", delivery.offset.value(), payload->second,
                      event_id));
   }
-  if (final_.contains(id + "@" + std::to_string(delivery.offset.value()))) {
+  if (!log_damaged_ && final_.contains(id + "@" + std::to_string(delivery.offset.value()))) {
     Fail(fmt::format("{} ({}) delivered again after its settlement was confirmed", id, event_id));
   }
   if (delivery.attempt > kAttempts) Fail(fmt::format("{}: attempt {}", id, delivery.attempt));
+  Journal& journal = storage_->journal();
+  if (!(journal.Locate(delivery.id.partition, delivery.offset) < journal.end())) {
+    Fail(fmt::format("{} was delivered before it was durable", id));
+  }
+  Runs& runs = runs_.try_emplace(id, Runs{0, result_.crashes, 1}).first->second;
+  // A failure is durable before its attempt is repeated.
+  if (delivery.attempt < runs.attempt && !log_damaged_) {
+    Fail(fmt::format("{}: attempt {} after attempt {}", id, delivery.attempt, runs.attempt));
+  }
+  runs.attempt = delivery.attempt;
   const std::string key(view.PartitionKey());
   if (!key.empty() && trigger != "some") {
     const std::string scope = fmt::format("{}/{}/{}", delivery.id.partition.value(), trigger, key);
     auto [lease, free] = leased_.try_emplace({scope, ""}, id);
-    if (!free) Fail(fmt::format("{}: {} leased while {} is", scope, id, lease->second));
+    // What was read from the disk while the machine stood still may arrive after its lease's end,
+    // or never.
+    if (!free && !suspends_)
+      Fail(fmt::format("{}: {} leased while {} is", scope, id, lease->second));
+    CheckKey(delivery, scope, id);
     if (delivery.attempt == 1 && delivery.id.run == 0) {
       const std::string epoch_scope = fmt::format("{}@{}", scope, delivery.token.value() >> 32);
       std::uint64_t& highest = first_lease_[epoch_scope];
@@ -69,6 +83,42 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   }
   if (options_.trace) {
     fmt::print("  deliver {} {} attempt {} {}\n", trigger, id, delivery.attempt, event_id);
+  }
+}
+
+// The key's order across attempts: a delivery that waits to be repeated, or has parked its key,
+// holds it.
+void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
+                   const std::string& id) {
+  const auto parked = parked_.find(scope);
+  if (parked != parked_.end() && delivery.id.run == 0) {
+    if (delivery.offset <= parked->second.offset) {
+      parked_.erase(parked);  // it did not become durable that it, or one after it, had died
+    } else if (!park_full_) {
+      Fail(fmt::format("{}: {} leased while {} parks the key", scope, id, parked->second.id));
+    }
+  }
+  KeyHead& head = key_heads_[fmt::format("{}@{}", scope, delivery.token.value() >> 32)];
+  if (delivery.id.run == 0 && delivery.attempt == 1 && !head.id.empty() && head.id != id &&
+      !head.settled && head.attempt < kAttempts && !log_damaged_ && !suspends_) {
+    Fail(fmt::format("{}: {} leased, but {} is not settled (attempt {})", scope, id, head.id,
+                     head.attempt));
+  }
+  if (delivery.id.run == 0) head = {id, delivery.attempt, false};
+}
+
+void Sim::NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
+                     const Outcome& outcome) {
+  const bool retry = std::holds_alternative<Retry>(outcome);
+  const std::string epoch_scope = fmt::format("{}@{}", scope, held.token.value() >> 32);
+  const auto head = key_heads_.find(epoch_scope);
+  if (!retry && head != key_heads_.end() && head->second.id == id) head->second.settled = true;
+  if (held.trigger != "park" || scope.ends_with('/')) return;  // events without a key hold none
+  const auto parked = parked_.find(scope);
+  if (std::holds_alternative<Reject>(outcome) || (retry && held.attempt >= kAttempts)) {
+    parked_[scope] = {id, held.id.offset};
+  } else if (!retry && held.id.run > 0 && parked != parked_.end()) {
+    parked_.erase(parked);  // the redriven letter is settled
   }
 }
 
@@ -107,7 +157,7 @@ void Sim::Start() {
   options.partition.hash_seed = 7;
   options.partition.queues.entries_max = 8;
   options.partition.queues.key_entries_max = 2;
-  options.partition.queues.skipped_keys_max = 3;
+  options.partition.queues.skipped_keys_max = 4;
   options.partition.queues.spread_max = 4096;
   options.partition.cache_bytes_max = 2000;
   options.partition.checkpoint_every = std::chrono::seconds(2);
@@ -146,12 +196,33 @@ void Sim::Crash() {
   storage_->DropTasks();
   for (const auto& worker : workers_) worker->session.reset();
   workers_.clear();
+  for (const auto& ghost : ghosts_) ghost->session.reset();
+  ghosts_.clear();
   life_.reset();
   executor_.Clear();
   storage_->Crash();
   leased_.clear();
   for (SimLane& lane : lanes_) lane.attached = false;
+  if (damage_ && Chance(30)) FlipBit();
   Start();
+}
+
+void Sim::FlipBit() {
+  const bool in_checkpoint = Chance(50);
+  if (in_checkpoint && checkpoint_damaged_) return;  // the other one is needed now
+  const std::optional<FlippedBit> flipped = storage_->FlipBit(in_checkpoint);
+  if (!flipped) return;
+  ++result_.flipped_bits;
+  if (options_.trace) fmt::print("a bit flips in {}\n", in_checkpoint ? "a checkpoint" : "the log");
+  if (flipped->checkpoint) {
+    checkpoint_damaged_ = true;
+    return;
+  }
+  log_damaged_ = true;
+  for (const std::string& bytes : flipped->events) {
+    EventView view;
+    if (ParseEvent(bytes, view).ok()) lost_events_.emplace(view.id);
+  }
 }
 
 void Sim::Publish() {
@@ -217,7 +288,13 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   (void)ParseEvent(held.event, view);
   const std::string id = FormatDeliveryId(held.id);
   const std::string key(view.PartitionKey());
-  ++executions_[id];
+  const Runs& runs = runs_[id];
+  // A detached trigger's leases end without being charged.
+  if (++runs_[id].executions > kAttempts + result_.crashes - runs.crashes_before && !reloads_ &&
+      !log_damaged_) {
+    Fail(fmt::format("{} ran {} times in {} lives", id, runs.executions,
+                     result_.crashes - runs.crashes_before + 1));
+  }
   const std::string scope = fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger, key);
   const auto lease = leased_.find({scope, ""});
   if (lease != leased_.end() && lease->second == id) leased_.erase(lease);
@@ -239,11 +316,11 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
     answer.outcome = Drop{"not wanted"};
   } else if (emits_ && !healthy && view.type == "plain" && Chance(10)) {
     answer.outcome = Ack{};
-    const std::uint64_t number = random_.Below(1000);
-    answer.emitted.push_back(MakeEvent(1'000'000 + next_number_ * 1000 + number,
-                                       fmt::format("k{}", random_.Below(keys_)), "emitted"));
+    answer.emitted.push_back(
+        MakeEvent(++emitted_number_, fmt::format("k{}", random_.Below(keys_)), "emitted"));
     ++result_.emitted;
   } else {
+    NoteAnswer(held, scope, id, Ack{});
     frame.acked.push_back({held.handle, held.handle});
     ++executed_events_[held.trigger + " " + std::string(view.id)];
     // A stale answer settles nothing, and neither does one whose trigger was detached meanwhile.
@@ -258,8 +335,35 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   if (std::holds_alternative<Ack>(answer.outcome)) {
     ++executed_events_[held.trigger + " " + std::string(view.id)];
   }
+  const Outcome outcome = answer.outcome;
+  auto applied = std::make_shared<bool>(false);
+  std::function<void()> confirmed;
+  if (!answer.emitted.empty()) {
+    confirmed = [this, applied, name = fmt::format("e{}", emitted_number_)] {
+      if (*applied) emitted_.insert(name);
+    };
+  }
   frame.others.push_back(std::move(answer));
-  (void)worker.session->OnAnswers(frame, clock_.Monotonic(), nullptr);
+  // What a detached trigger's worker says may be stale on its way.
+  if (worker.session->OnAnswers(frame, clock_.Monotonic(), std::move(confirmed)) == 0) {
+    *applied = !reloads_;
+    NoteAnswer(held, scope, id, outcome);
+  }
+}
+
+// A half-open stream: the broker gave the worker up, the worker does not know.
+void Sim::GhostAnswers() {
+  SimWorker& ghost = *ghosts_[random_.Below(ghosts_.size())];
+  if (ghost.held.empty()) return;
+  const SimWorker::Held held = ghost.held.front();
+  ghost.held.pop_front();
+  FrameAnswers frame;
+  frame.acked.push_back({held.handle, held.handle});
+  frame.started_through = held.handle;
+  if (ghost.session->OnAnswers(frame, clock_.Monotonic(), nullptr) != 1) {
+    Fail(fmt::format("{}: the answer of a worker that was given up was taken",
+                     FormatDeliveryId(held.id)));
+  }
 }
 
 void Sim::Answer(SimWorker& worker) {

@@ -105,6 +105,7 @@ class Sim final : public PartitionObserver {
   BrokerSimResult Run();
 
   void Warn(PartitionId, std::string_view code, const std::string& message) override {
+    if (code == "T0309") park_full_ = true;
     if (options_.trace) fmt::print("  warn {} {}\n", code, message);
   }
   void Failed(PartitionId partition, const absl::Status& status) override {
@@ -144,7 +145,19 @@ class Sim final : public PartitionObserver {
   std::shared_ptr<RoutePlan> MakePlan();
   void Letters(bool redrive_all);
   bool Drained();
+  void FailAtLetters();
   void Quiesce();
+  std::uint32_t DrawSteps();
+  void Step();
+  void DetachWorker();
+  void GhostAnswers();
+  void Reload();
+  void StandStill();
+  void FlipBit();
+  void CheckKey(const OutgoingDelivery& delivery, const std::string& scope, const std::string& id);
+  void NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
+                  const Outcome& outcome);
+  void CheckAnswered();
   void AddSchedules(RoutePlan& plan) const;
   void AttachLanes();
   void Feed(std::size_t index);
@@ -159,6 +172,7 @@ class Sim final : public PartitionObserver {
   std::unique_ptr<SimStorage> storage_;
   std::unique_ptr<Life> life_;
   std::vector<std::shared_ptr<SimWorker>> workers_;
+  std::vector<std::shared_ptr<SimWorker>> ghosts_;  // given up by the broker, and still answering
   bool opened_ = false;
   bool broken_ = false;  // the journal failed: this life is over
   std::uint64_t generation_ = 0;
@@ -168,16 +182,39 @@ class Sim final : public PartitionObserver {
   // swarm
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
-       clock_set_ = true, schedules_ = true, trims_ = true;
+       clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
+       damage_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
 
   // shadow
   std::vector<SimLane> lanes_{{{"lane", "0"}}, {{"lane", "1"}}, {{"other", ""}}};
   std::uint64_t next_number_ = 0;
-  std::map<std::uint64_t, bool> answered_;           // published number -> answered OK
-  std::map<std::string, std::uint32_t> executions_;  // delivery id -> executions
-  std::map<std::string, std::string> outcome_;       // delivery id -> last answer given
+  std::map<std::uint64_t, bool> answered_;  // published number -> answered OK
+  struct Runs {
+    std::uint32_t executions = 0;
+    std::uint64_t crashes_before = 0;  // its first one
+    std::uint32_t attempt = 1;         // the last one's
+  };
+  std::map<std::string, Runs> runs_;  // by delivery id
+  // Of a key, the delivery that was first leased last.
+  struct KeyHead {
+    std::string id;
+    std::uint32_t attempt = 0;
+    bool settled = false;
+  };
+  std::map<std::string, KeyHead> key_heads_;  // by trigger/key/epoch
+  struct Parked {
+    std::string id;
+    Offset offset;  // of its first run
+  };
+  std::map<std::string, Parked> parked_;  // by trigger/key: what parked it
+  std::set<std::string> emitted_;         // whose delivery's settlement was confirmed
+  std::uint64_t emitted_number_ = 1'000'000;
+  std::set<std::string> lost_events_;  // their batch is damaged
+  bool park_full_ = false;             // some keys are not held
+  bool log_damaged_ = false;
+  bool checkpoint_damaged_ = false;
   std::map<std::pair<std::string, std::string>, std::string> leased_;  // (trigger, key) -> delivery
   std::map<std::string, std::uint64_t> first_lease_;  // trigger/key/epoch -> highest offset
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> payload_;  // offset -> event id

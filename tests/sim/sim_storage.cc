@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <map>
 #include <utility>
 
+#include "broker/journal/batch_header.h"
 #include "broker/journal/file_journal.h"
+#include "broker/journal/segment.h"
+#include "broker/partition/event_cache.h"
+#include "broker/partition/records.h"
 #include "broker/virtual/memory_journal.h"
 #include "broker/virtual/one_thread_executor.h"
 #include "tests/sim/sim_file_system.h"
@@ -41,6 +46,8 @@ class MemoryStorage final : public SimStorage {
     engine_.Clear();
     journal_.Crash();
   }
+  std::optional<FlippedBit> FlipBit(bool) override { return std::nullopt; }
+  std::uint64_t power_cuts() const override { return 0; }
 
  private:
   // Reads of one batch, of a few, and of all there is: what reads on must cope with each.
@@ -139,6 +146,7 @@ class DiskStorage final : public SimStorage {
     End();
     // A process that ends leaves everything it wrote; the power takes what was not synced.
     const bool power = fs_.powered_off() || random_.Below(2) == 0;
+    if (power) ++power_cuts_;
     fs_.Crash(power ? static_cast<SimFileSystem::Coins>(random_.Below(5))
                     : SimFileSystem::Coins::kAll);
     fs_.ClearFaults();
@@ -146,9 +154,65 @@ class DiskStorage final : public SimStorage {
     held_ = false;
     fs_.SetCapacity(kRoomy);
   }
+  std::optional<FlippedBit> FlipBit(bool in_checkpoint) override {
+    return in_checkpoint ? FlipCheckpoint() : FlipBatch();
+  }
+  std::uint64_t power_cuts() const override { return power_cuts_; }
 
  private:
   static constexpr std::size_t kBatchBytes = 16 * 1024;
+
+  std::optional<FlippedBit> FlipCheckpoint() {
+    std::map<std::string, std::vector<std::string>> by_partition;
+    for (const std::string& path : fs_.Paths()) {
+      if (!path.starts_with("checkpoint/") || !path.ends_with(".ckpt")) continue;
+      by_partition[path.substr(0, path.find('-'))].push_back(path);
+    }
+    std::erase_if(by_partition, [](const auto& one) { return one.second.size() < 2; });
+    if (by_partition.empty()) return std::nullopt;
+    const auto chosen = std::next(by_partition.begin(),
+                                  static_cast<std::ptrdiff_t>(random_.Below(by_partition.size())));
+    Flip(chosen->second[random_.Below(chosen->second.size())], 0, UINT64_MAX);
+    return FlippedBit{true, {}};
+  }
+
+  // Of a batch that a later one says was synced, so that it is no torn end of the log.
+  std::optional<FlippedBit> FlipBatch() {
+    std::vector<std::pair<std::string, BatchHeader>> all;
+    std::uint64_t synced = 0;
+    for (const std::string& path : fs_.Paths()) {
+      if (!path.starts_with("log/")) continue;
+      const auto first = ParseSegmentName(path.substr(4));
+      if (!first) continue;
+      for (const BatchHeader& header : ScanSegment(fs_.Bytes(path), *first).batches) {
+        all.emplace_back(path, header);
+        synced = std::max(synced, header.synced_through);
+      }
+    }
+    std::erase_if(all, [&](const auto& one) { return one.second.end() > synced; });
+    if (all.empty()) return std::nullopt;
+    const auto& [path, header] = all[random_.Below(all.size())];
+    const std::uint64_t from = header.log_position - *ParseSegmentName(path.substr(4));
+    FlippedBit flipped;
+    const std::string body = fs_.Bytes(path).substr(from + kBatchHeaderBytes, header.body_bytes);
+    std::vector<EventSlot> slots;
+    EventRecord record;
+    if (IndexEvents(body, slots).ok()) {
+      for (const EventSlot& slot : slots) {
+        if (!DecodeEvent(std::string_view(body).substr(slot.position, slot.bytes), record).ok()) {
+          continue;
+        }
+        flipped.events.emplace_back(record.event);
+      }
+    }
+    Flip(path, from, kBatchHeaderBytes + header.body_bytes);
+    return flipped;
+  }
+
+  void Flip(const std::string& path, std::uint64_t from, std::uint64_t bytes_max) {
+    const std::uint64_t bytes = std::min(fs_.Bytes(path).size() - from, bytes_max);
+    fs_.FlipBit(path, from + random_.Below(bytes), static_cast<unsigned>(random_.Below(8)));
+  }
 
   void End() {
     DropTasks();
@@ -169,6 +233,7 @@ class DiskStorage final : public SimStorage {
   std::unique_ptr<FileJournal> journal_;
   bool held_ = false;
   bool faulty_ = false;
+  std::uint64_t power_cuts_ = 0;
 };
 
 }  // namespace

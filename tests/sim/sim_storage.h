@@ -7,6 +7,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "broker/base/random.h"
@@ -14,6 +17,12 @@
 #include "broker/virtual/virtual_clock.h"
 
 namespace tocsin::broker_sim {
+
+// What a flipped bit is in: a checkpoint, of which there is an older one, or these events' batch.
+struct FlippedBit {
+  bool checkpoint = false;
+  std::vector<std::string> events;  // their bytes
+};
 
 class SimStorage {
  public:
@@ -46,6 +55,9 @@ class SimStorage {
   virtual void DropTasks() = 0;
   // The process ended or the power went off, chosen; the owners are gone.
   virtual void Crash() = 0;
+  // After a crash: a bit flips in what is durable and closed, chosen. Nothing if there is nothing.
+  virtual std::optional<FlippedBit> FlipBit(bool in_checkpoint) = 0;
+  virtual std::uint64_t power_cuts() const = 0;  // so far
 };
 
 std::unique_ptr<SimStorage> NewMemoryStorage(VirtualClock& clock, std::uint64_t seed);

@@ -270,6 +270,24 @@ TEST(JournalFaultsTest, F7AFlippedBitCostsOneBatchIsReportedAndNeverServed) {
   }
 }
 
+// An offset never means two events: what was given out stays given out, also when nothing that can
+// be read says so.
+TEST(JournalFaultsTest, F7OffsetsOfABatchWithoutAReadableHeaderAreNotGivenOutAgain) {
+  JournalRig rig;
+  rig.partitions = 2;
+  rig.StartAndOpen();
+  const auto lost = rig.Append("lost");
+  ASSERT_TRUE(lost.ok());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(rig.Open(PartitionId(1)).ok());  // batches behind it
+  rig.Kill();
+  const auto [path, place] = rig.Place(lost->position);
+  rig.fs.FlipBit(path, place, 0);
+  ASSERT_TRUE(rig.Start().ok());
+  const auto opened = rig.Open();
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_GT(opened->next_offset, Offset(0)) << "0 was the lost event's";
+}
+
 // Two faults side by side: without the border at S, batches that were never synced are served.
 TEST(JournalFaultsTest, DamageThatRunsIntoATornTailIsCutAtSyncedThrough) {
   JournalRig rig;

@@ -1,0 +1,66 @@
+// Canary: defects on purpose, one kind at a time, which the simulators must find. They prove that
+// a clean campaign means something.
+//
+// Compiled in on request only: with TOCSIN_CANARIES (tests/sim builds the partition and the
+// dispatcher a second time with it). Without, Planted() is false at compile time.
+//
+// Threading: set `planted` before other threads begin.
+
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace tocsin {
+
+enum class Canary : std::uint8_t {
+  kNone,
+  kConfirmedEarly,    // a worker hears that a settlement is durable before it is
+  kDispatchedEarly,   // an event is offered to workers before it is durable
+  kAttemptForgotten,  // failed attempts are journaled as the first
+  kRepeatForgotten,   // a restart does not load what the dedupe window knew
+  kSettledForgotten,  // a checkpoint lacks what is settled
+  kCheckpointAhead,   // a checkpoint holds what the log does not hold yet
+  kTrimmedEarly,      // the log is trimmed before it is durable that nobody needs it
+  kMatchLost,         // a delivery is never offered
+  kWrongPayload,      // an offset gives another one's event
+  kBooksWrong,        // what is acked is counted twice
+  kKeyNotHeld,        // a key goes on while its delivery waits to be repeated
+  kParkIgnored,       // a parked key goes on
+  kLetterLost,        // a delivery dies without a letter
+  kLaneSkips,         // a source's event is passed over
+  kFireForgotten,     // that an instant has fired is not journaled
+  kForwardUnsent,     // an emitted event is called delivered to its partition and is not
+  kForwardRepeated,   // an emitted event that came already is taken again
+};
+
+// By their value.
+inline constexpr std::array<std::string_view, 18> kCanaryNames = {"none",
+                                                                  "confirmed_early",
+                                                                  "dispatched_early",
+                                                                  "attempt_forgotten",
+                                                                  "repeat_forgotten",
+                                                                  "settled_forgotten",
+                                                                  "checkpoint_ahead",
+                                                                  "trimmed_early",
+                                                                  "match_lost",
+                                                                  "wrong_payload",
+                                                                  "books_wrong",
+                                                                  "key_not_held",
+                                                                  "park_ignored",
+                                                                  "letter_lost",
+                                                                  "lane_skips",
+                                                                  "fire_forgotten",
+                                                                  "forward_unsent",
+                                                                  "forward_repeated"};
+
+#ifdef TOCSIN_CANARIES
+inline Canary planted = Canary::kNone;
+inline bool Planted(Canary canary) { return planted == canary; }
+#else
+constexpr bool Planted(Canary) { return false; }
+#endif
+
+}  // namespace tocsin
