@@ -207,6 +207,9 @@ void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
     }
     const TriggerRecord* trigger = state.FindTrigger(ordinal);
     if (trigger->pending() > 0 || !trigger->parked.empty()) {
+      // A former queue's failures must be durable before their deliveries are tried again.
+      Flush();
+      runtime->scan_after = in_flight.empty() ? 0 : in_flight.back().number;
       (void)QueueOf(*runtime, std::min(trigger->floor, durable_end));
       Touch(*runtime);
     }

@@ -36,6 +36,10 @@ void Partition::Impl::PumpScans() {
       wanted = scan_wanted.erase(wanted);
       continue;
     }
+    if (!in_flight.empty() && in_flight.front().number <= runtime->scan_after) {
+      ++wanted;
+      continue;
+    }
     const std::optional<Offset> from = runtime->queue->ScanWanted();
     if (!from) {
       wanted = scan_wanted.erase(wanted);

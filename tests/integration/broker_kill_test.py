@@ -7,7 +7,11 @@ runs of a key follow the order in which they were published; each instant of the
 or is counted as skipped; each file, complete when it was taken, gave exactly one event; executions
 stay within attempts + broker crashes; the books balance.
 
+With --power each kill is a power cut: what was not synced is lost by the toss of a coin
+(power_cut.py); with --lie the disk says synced and has not, which a run must find.
+
     broker_kill_test.py --tocsin build/tocsin --load build/tests/kill_load [--kills N] [--rate N]
+                        [--power build/tests/libpower_shim.so [--lie]]
     (TOCSIN_KILLS, TOCSIN_SEED)
 """
 
@@ -23,6 +27,8 @@ import sys
 import tempfile
 import threading
 import time
+
+from power_cut import Power
 
 CONFIG = """
 version: 1
@@ -65,6 +71,10 @@ class Fixture:
             out.write(CONFIG % {"dir": directory, "port": self.port})
         self.log = open(os.path.join(directory, "broker.log"), "ab")
         self.broker = None
+        data = os.path.join(directory, "data")
+        os.mkdir(data)
+        self.power = Power(data, directory, os.path.abspath(options.power), options.lie) \
+            if options.power else None
 
     def run(self, *words):
         return subprocess.run([self.tocsin, *words], env=self.env, text=True, capture_output=True,
@@ -75,8 +85,9 @@ class Fixture:
         return json.loads(answer.stdout) if answer.returncode == 0 else None
 
     def start(self):
+        env = dict(self.env, **self.power.environment()) if self.power else self.env
         self.broker = subprocess.Popen([self.tocsin, "serve", "-c", self.config],
-                                       stdout=self.log, stderr=self.log)
+                                       stdout=self.log, stderr=self.log, env=env)
 
     def wait_ready(self):
         deadline = time.monotonic() + 60
@@ -86,11 +97,13 @@ class Fixture:
             if time.monotonic() > deadline:
                 raise Failed("the broker does not answer")
 
-    def kill(self):
+    def kill(self, rng):
         if self.broker.poll() is not None:
             raise Failed("the broker ended by itself with status %d" % self.broker.returncode)
         self.broker.send_signal(signal.SIGKILL)
         self.broker.wait()
+        if self.power:
+            self.power.cut(rng)
 
     def worker(self):
         return subprocess.Popen([self.load, "work", self.runs], env=self.env, stdout=self.log,
@@ -139,7 +152,7 @@ def campaign(fixture, options, rng):
     try:
         for _ in range(options.kills):
             threading.Event().wait(rng.uniform(0.05, 1.2))
-            fixture.kill()
+            fixture.kill(rng)
             if rng.random() < 0.4:
                 victim = rng.randrange(2)
                 workers[victim].kill()
@@ -234,6 +247,9 @@ def check(fixture, options, files, worker_kills, state):
           "most %d of one event; %d files; %d instants fired, %d skipped; %d letters" %
           (options.kills, worker_kills, facts["published"], facts["duplicates"],
            facts["executions"], facts["most"], files, fired, skipped, len(dead)))
+    if fixture.power:
+        print("%d power cuts took back %d sectors and %d changes of names" %
+              (fixture.power.cuts, fixture.power.sectors_lost, fixture.power.names_lost))
     return failures
 
 
@@ -243,6 +259,8 @@ def main():
     parser.add_argument("--load", required=True)
     parser.add_argument("--kills", type=int, default=int(os.environ.get("TOCSIN_KILLS", "50")))
     parser.add_argument("--rate", type=int, default=0, help="events a second; 0: full load")
+    parser.add_argument("--power", help="the library that notes what is not synced")
+    parser.add_argument("--lie", action="store_true", help="the disk lies; the run must fail")
     parser.add_argument("--keep", action="store_true", help="leave the directory of a failure")
     options = parser.parse_args()
     seed = int(os.environ.get("TOCSIN_SEED", random.SystemRandom().randrange(1 << 32)))

@@ -113,7 +113,8 @@ void Sim::NoteAnswer(const SimWorker::Held& held, const std::string& scope, cons
   const std::string epoch_scope = fmt::format("{}@{}", scope, held.token.value() >> 32);
   const auto head = key_heads_.find(epoch_scope);
   if (!retry && head != key_heads_.end() && head->second.id == id) head->second.settled = true;
-  if (held.trigger != "park" || scope.ends_with('/')) return;  // events without a key hold none
+  // Events without a key hold none; what is said of a detached trigger's delivery may be stale.
+  if (held.trigger != "park" || scope.ends_with('/') || reloads_) return;
   const auto parked = parked_.find(scope);
   if (std::holds_alternative<Reject>(outcome) || (retry && held.attempt >= kAttempts)) {
     parked_[scope] = {id, held.id.offset};

@@ -70,6 +70,24 @@ TEST(PartitionReloadTest, AReadForALeaseOfAFormerQueueSendsNothing) {
   EXPECT_EQ(rig.Books().dead, 0u);
 }
 
+// Or a crash would begin its attempts anew: more of them than the policy allows.
+TEST(PartitionReloadTest, AFormerQueuesFailureIsDurableBeforeItsDeliveryIsTriedAgain) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("e", "k").ok());
+  rig.Attach(1);
+  ASSERT_THAT(rig.worker->held, SizeIs(1));
+  rig.Answer(Retry{"flaky", "again", Duration::zero()});
+  rig.owner.RunUntilIdle();
+  DetachAndReturn(rig);
+  while (rig.engine.RunUntilIdle() + rig.owner.RunUntilIdle() > 0) {  // all but the committer
+  }
+  EXPECT_THAT(rig.worker->held, SizeIs(0));
+  rig.Run();
+  ASSERT_THAT(rig.worker->held, SizeIs(1));
+  EXPECT_EQ(rig.worker->held.front().attempt, 2u);
+}
+
 // FAULTS F29: never moves another worker's event.
 TEST(PartitionReloadTest, F29AnAnswerToAFormerQueuesLeaseIsStale) {
   PartitionRig rig;
@@ -107,9 +125,13 @@ TEST(PartitionReloadTest, AReadForAFormerQueuesScanDoesNotMoveTheNewOne) {
   }
   ASSERT_TRUE(rig.Restart().ok());
   DetachAndReturn(rig);  // a new queue, which scans from the start
+  rig.committer.RunUntilIdle();
+  rig.owner.RunUntilIdle();
   ASSERT_TRUE(rig.engine.RunOne());
   rig.owner.RunUntilIdle();  // the first read came, the second one is under way
   DetachAndReturn(rig);
+  rig.committer.RunUntilIdle();
+  rig.owner.RunUntilIdle();  // the new queue's scan has begun
   rig.Run();
   rig.Attach();
   EXPECT_EQ(rig.DrainAll(), all);
