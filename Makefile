@@ -3,13 +3,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help quickstart build test check-all bench sim kill-test isolation backlog \
-        fresh-clone deps deps-tests fmt fmt-check tidy asan tsan analyze fuzz clean
+.PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
+        isolation backlog fresh-clone deps deps-tests fmt fmt-check tidy asan tsan analyze \
+        fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
 FUZZ_SECONDS ?= 30
 KILLS ?= 500
+CUTS ?= 300
+MINUTES ?= 60
 EVENTS ?= 1000000
 ISOLATION ?= # e.g. --rounds 5 --only mute
 PYTHON := /usr/bin/python3
@@ -80,6 +83,23 @@ isolation: deps-tests  ## what a failing key, a hot key, a mute worker cost the 
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target isolation_bench tocsin
 	@build/tests/isolation_bench $(ISOLATION)
+
+power-cuts: deps-tests  ## a broker loses what it did not sync, CUTS=n times (default 300)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target tocsin kill_load power_shim
+	@TOCSIN_KILLS=$(CUTS) ctest --test-dir build -R '^broker_power_cut_test$$' --timeout 86400 \
+	  --verbose
+
+canaries: deps-tests  ## each planted defect must be found by the simulators
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target broker_sim broker_sim_canaries journal_crash_sim
+	@ctest --test-dir build -R '_canary' --output-on-failure
+
+soak: deps-tests  ## half the most load for MINUTES=n (default 60) with restarts; docs/soak.svg
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target tocsin soak_load
+	@$(PYTHON) -B tests/integration/soak.py --tocsin build/tocsin --load build/tests/soak_load \
+	  --minutes $(MINUTES) --plot docs/soak.svg
 
 backlog: deps-tests  ## EVENTS=n events behind absent workers, drained in order (default a million)
 	@cmake --preset release -DTOCSIN_TESTS=ON

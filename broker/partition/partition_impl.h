@@ -40,8 +40,8 @@ struct Partition::Impl {
     Offset scan_cursor;
     std::uint64_t scan_number = 0;
     std::uint64_t scan_after = 0;  // the batch that must be durable first; 0: none
-    std::uint64_t catch_up = 0;  // number of the read or append under way; 0: none
-    std::optional<Instant> due;  // the queue's next Tick()
+    std::uint64_t catch_up = 0;    // number of the read or append under way; 0: none
+    std::optional<Instant> due;    // the queue's next Tick()
   };
 
   struct InFlight {

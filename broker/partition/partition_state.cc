@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t kNotesFirst = 4;
 constexpr std::size_t kNotesLast = 12;
 constexpr std::size_t kBucketEntries = 512;
+constexpr std::uint32_t kTriggersMax = 1 << 20;  // what a record that damage left may speak of
 
 }  // namespace
 
@@ -200,7 +201,7 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
 // After damage the definition of a trigger may be lost and what concerns it is not: it has no name
 // then, until a later definition gives it one.
 TriggerRecord* PartitionState::Known(TriggerOrdinal ordinal) {
-  while (lenient_ && ordinal != kNoTrigger && ordinal.value() >= triggers_.size()) {
+  while (lenient_ && ordinal.value() >= triggers_.size() && ordinal.value() < kTriggersMax) {
     triggers_.push_back(std::make_unique<TriggerRecord>());
     triggers_.back()->ordinal = TriggerOrdinal(static_cast<std::uint32_t>(triggers_.size() - 1));
     triggers_.back()->detached = triggers_.back()->forgotten = true;
@@ -223,6 +224,7 @@ void PartitionState::ApplyEvent(const EventRecord& record, Offset offset,
   }
   for (const Match& match : record.matches) {
     TriggerRecord* trigger = Known(match.trigger);
+    if (lenient_ && trigger == nullptr) continue;
     if (lenient_ && trigger->name.empty() && !undefined_from_) undefined_from_ = offset;
     if (lenient_ && trigger->matched < match.index) {
       // Their events are lost with the damaged batch; nothing will ever deliver them.
@@ -302,6 +304,7 @@ void PartitionState::ApplySettledIndex(TriggerRecord& trigger, std::uint64_t ind
 
 void PartitionState::ApplyRanges(const RangesRecord& record, SettleKind kind) {
   TriggerRecord* trigger = Known(record.trigger);
+  if (lenient_ && trigger == nullptr) return;
   TOCSIN_CHECK(trigger != nullptr, "settled ranges of unknown trigger {}", record.trigger.value());
   trigger->dirty = true;
   for (const IndexRange& range : record.ranges) {
@@ -335,7 +338,7 @@ void PartitionState::ApplyDead(const DeadRecord& record, SettleKind kind,
   dirty_letter_pages_.insert(id.offset.value() >> 10);
   if (record.trigger == kNoTrigger) return;
   TriggerRecord* trigger = Known(record.trigger);
-  if (lenient_ && trigger->settled.Contains(record.index)) return;
+  if (lenient_ && (trigger == nullptr || trigger->settled.Contains(record.index))) return;
   if (lenient_) trigger->matched = std::max(trigger->matched, record.index + 1);
   TOCSIN_CHECK(trigger != nullptr, "dead letter of unknown trigger {}", record.trigger.value());
   trigger->dirty = true;
@@ -349,7 +352,7 @@ void PartitionState::ApplyDead(const DeadRecord& record, SettleKind kind,
 
 void PartitionState::ApplyAttempt(const AttemptFailedRecord& record) {
   TriggerRecord* trigger = Known(record.trigger);
-  if (lenient_ && trigger->settled.Contains(record.index)) return;
+  if (lenient_ && (trigger == nullptr || trigger->settled.Contains(record.index))) return;
   TOCSIN_CHECK(trigger != nullptr, "attempt of unknown trigger {}", record.trigger.value());
   trigger->dirty = true;
   AttemptHistory& history = trigger->attempts[record.index];

@@ -37,12 +37,15 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>  // in another program's process, not in the broker's code
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "broker/base/mutex.h"
 
 namespace {
+
+using tocsin::Mutex;
+using tocsin::MutexLock;
 
 template <typename Function>
 Function Next(const char* name) {
@@ -67,7 +70,7 @@ class Notes {
   }
 
   bool on() const { return log_ >= 0; }
-  std::recursive_mutex& mutex() { return mutex_; }
+  Mutex& mutex() { return mutex_; }
   std::uint64_t count() const { return count_; }
 
   void Add(char kind, std::uint64_t inode, std::uint64_t a, std::uint64_t b, std::uint64_t c,
@@ -133,7 +136,7 @@ class Notes {
   const int slow_ms_;
   int log_ = -1;
   std::uint64_t count_ = 0;
-  std::recursive_mutex mutex_;
+  Mutex mutex_;
 };
 
 struct stat Info(int fd) {
@@ -184,13 +187,13 @@ int NoteSync(int fd, int (*sync)(int)) {
   if (!notes.on() || !notes.Beneath(fd, path)) return sync(fd);
   std::uint64_t before = 0;
   {
-    const std::lock_guard lock(notes.mutex());
+    const MutexLock lock(notes.mutex());
     before = notes.count();
   }
   poll(nullptr, 0, notes.slow_ms());
   const int result = sync(fd);
   if (result != 0) return result;
-  const std::lock_guard lock(notes.mutex());
+  const MutexLock lock(notes.mutex());
   const struct stat info = Info(fd);
   if (S_ISDIR(info.st_mode)) {
     notes.Add('D', info.st_ino, before, 0, 0, path);
@@ -207,7 +210,7 @@ extern "C" {
 ssize_t pwritev(int fd, const iovec* pieces, int count, off_t offset) {
   const auto next = Next<WriteVector>("pwritev");
   if (!Concerns(fd)) return next(fd, pieces, count, offset);
-  const std::lock_guard lock(Notes::Get().mutex());
+  const MutexLock lock(Notes::Get().mutex());
   NoteWrite(fd, pieces, count, offset);
   return next(fd, pieces, count, offset);
 }
@@ -215,7 +218,7 @@ ssize_t pwritev(int fd, const iovec* pieces, int count, off_t offset) {
 ssize_t pwrite(int fd, const void* bytes, size_t count, off_t offset) {
   const auto next = Next<Write>("pwrite");
   if (!Concerns(fd)) return next(fd, bytes, count, offset);
-  const std::lock_guard lock(Notes::Get().mutex());
+  const MutexLock lock(Notes::Get().mutex());
   const iovec piece{const_cast<void*>(bytes), count};
   NoteWrite(fd, &piece, 1, offset);
   return next(fd, bytes, count, offset);
@@ -224,7 +227,7 @@ ssize_t pwrite(int fd, const void* bytes, size_t count, off_t offset) {
 int ftruncate(int fd, off_t bytes) {
   const auto next = Next<int (*)(int, off_t)>("ftruncate");
   if (!Concerns(fd)) return next(fd, bytes);
-  const std::lock_guard lock(Notes::Get().mutex());
+  const MutexLock lock(Notes::Get().mutex());
   const struct stat info = Info(fd);
   const auto size = static_cast<std::uint64_t>(info.st_size);
   const auto fresh = static_cast<std::uint64_t>(bytes);
@@ -235,7 +238,7 @@ int ftruncate(int fd, off_t bytes) {
 int posix_fallocate(int fd, off_t offset, off_t bytes) {
   const auto next = Next<int (*)(int, off_t, off_t)>("posix_fallocate");
   if (!Concerns(fd)) return next(fd, offset, bytes);
-  const std::lock_guard lock(Notes::Get().mutex());
+  const MutexLock lock(Notes::Get().mutex());
   const struct stat info = Info(fd);
   const auto size = static_cast<std::uint64_t>(info.st_size);
   const std::uint64_t fresh = std::max(size, static_cast<std::uint64_t>(offset + bytes));
@@ -258,7 +261,7 @@ int openat(int dir, const char* name, int flags, ...) {
   Notes& notes = Notes::Get();
   std::string path;
   if (!notes.on() || !notes.Beneath(dir, name, path)) return next(dir, name, flags, mode);
-  const std::lock_guard lock(notes.mutex());
+  const MutexLock lock(notes.mutex());
   const bool fresh = (flags & O_CREAT) != 0 && faccessat(dir, name, F_OK, 0) != 0;
   const int fd = next(dir, name, flags, mode);
   if (fd < 0) return fd;
@@ -279,7 +282,7 @@ int renameat(int from_dir, const char* from, int to_dir, const char* to) {
       !notes.Beneath(to_dir, to, to_path)) {
     return next(from_dir, from, to_dir, to);
   }
-  const std::lock_guard lock(notes.mutex());
+  const MutexLock lock(notes.mutex());
   struct stat info {};
   if (fstatat(from_dir, from, &info, 0) == 0) {
     notes.KeepLink(from_path, info.st_ino);
@@ -294,7 +297,7 @@ int unlinkat(int dir, const char* name, int flags) {
   Notes& notes = Notes::Get();
   std::string path;
   if (!notes.on() || !notes.Beneath(dir, name, path)) return next(dir, name, flags);
-  const std::lock_guard lock(notes.mutex());
+  const MutexLock lock(notes.mutex());
   struct stat info {};
   if (fstatat(dir, name, &info, 0) == 0) {
     notes.KeepLink(path, info.st_ino);
@@ -308,7 +311,7 @@ int mkdirat(int dir, const char* name, mode_t mode) {
   Notes& notes = Notes::Get();
   std::string path;
   if (!notes.on() || !notes.Beneath(dir, name, path)) return next(dir, name, mode);
-  const std::lock_guard lock(notes.mutex());
+  const MutexLock lock(notes.mutex());
   const int result = next(dir, name, mode);
   if (result == 0) notes.Add('M', 0, 0, 0, 0, path);
   return result;

@@ -1,15 +1,18 @@
 """Workers that die, hang and lie, against a real `tocsin serve`."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
+import grpc
 import pytest
 
-from fault_rig import Broker, WorkerFrame, event, eventually, id_of, one_trigger
+from fault_rig import Broker, Worker, WorkerFrame, event, eventually, id_of, one_trigger
 
 
 @pytest.fixture(name="make")
@@ -68,6 +71,86 @@ def test_F26_a_killed_workers_events_are_elsewhere_within_a_second_in_key_order(
     for key in "abcdefgh":
         assert [one for one in order if one[0] == key] == [key + str(i) for i in range(4)]
     eventually(lambda: broker.books().acked == len(names))
+
+
+# --- F27 ---
+class Cable:
+    """A connection to the broker that can be pulled out: nothing comes through any more, in either
+    direction, and nobody is told."""
+
+    def __init__(self, target):
+        host, port = target.rsplit(":", 1)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.target = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self._through = threading.Event()
+        self._through.set()
+        self._near = None
+        self._far = socket.create_connection((host, int(port)))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        self._near, _ = self._listener.accept()
+        for source, sink in ((self._near, self._far), (self._far, self._near)):
+            threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._through.wait()
+                sink.sendall(data)
+
+    def pull(self):
+        self._through.clear()
+
+    def plug(self):
+        self._through.set()
+
+    def close(self):
+        self.plug()
+        for end in (self._near, self._far, self._listener):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_F27_a_half_open_workers_events_go_elsewhere_and_its_late_acks_move_nothing(tmp_path):
+    broker = Broker(tmp_path, rest=one_trigger("    timeout: 60s\n"),
+                    broker="  heartbeat: 200ms\n  gone: 1s\n").start()
+    cable, done = Cable(broker.target), threading.Event()
+    channel = grpc.insecure_channel(cable.target,
+                                    options=[("grpc.use_local_subchannel_pool", 1)])
+    try:
+        assert broker.accepted(event("a", key="k"), event("b", key="k"))
+        lost = Worker(channel, "work", credit=1, name="lost")
+        first = lost.take()[0]
+        cable.pull()
+        pulled = time.monotonic()
+        heir = broker.worker(name="heir", credit=1)
+
+        def beat():
+            while not done.wait(0.2):
+                heir.heartbeat()
+
+        threading.Thread(target=beat, daemon=True).start()
+        second = heir.take()[0]
+        assert id_of(second) == "a" and second.token != first.token
+        assert 0.5 <= heir.came - pulled <= 4.0, "the lease was lost after %.2f s" % (
+            heir.came - pulled)
+        # It was written into the cable before anybody could know.
+        lost.ack(first.handle)
+        cable.plug()
+        assert lost.code() is not None, "it learns that it was given up"
+        assert (broker.books().acked, broker.books().leased) == (0, 1)
+        heir.ack(second.handle)
+        third = heir.take()[0]
+        assert id_of(third) == "b"
+        heir.ack(third.handle)
+        eventually(lambda: broker.books().acked == 2)
+    finally:
+        done.set()
+        channel.close()
+        cable.close()
+        broker.end()
 
 
 # --- F29 ---
