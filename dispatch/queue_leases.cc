@@ -289,6 +289,21 @@ AnswerResult TriggerQueue::LeaseLost(Offset offset, FencingToken token, bool sta
   return AnswerResult::kApplied;
 }
 
+bool TriggerQueue::Withdraw(Offset offset, std::string reason, Instant now,
+                            std::vector<Action>& actions) {
+  Impl& q = *impl_;
+  q.now = std::max(q.now, now);
+  QueueEntry* entry = q.entries.Find(offset);
+  if (entry == nullptr) return false;
+  if (entry->state == EntryState::kDead) return true;
+  const bool told = entry->state == EntryState::kLeased && entry->holder != SessionId();
+  const CancelAction cancel{entry->holder, entry->handle};
+  q.VoidTimer(*entry);
+  q.Settle(*entry, SettleKind::kDropped, Truncated(std::move(reason), kMessageBytesMax), actions);
+  if (told) actions.emplace_back(cancel);
+  return true;
+}
+
 void TriggerQueue::AttemptDurable(Offset offset, std::uint32_t attempt) {
   QueueEntry* entry = impl_->entries.Find(offset);
   if (entry == nullptr || entry->state != EntryState::kDelayed || entry->attempts != attempt) {

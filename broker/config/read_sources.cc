@@ -225,7 +225,7 @@ void ReadTimer(ConfigReader& reader, YamlNode node, ScheduleSpec& schedule) {
   Section section(reader, node, "sources.*.timer");
   const bool cron = section.Text("cron", schedule.cron,
                                  "5 fields; 6 with seconds, 7 with the year too; @hourly, "
-                                 "`@every 90s`, `@at <time>`");
+                                 "`@every 90s`, `@at <time>`, @reboot");
   section.Require("cron");
   section.Text("timezone", schedule.timezone, "IANA name");
   {
@@ -250,9 +250,17 @@ void ReadTimer(ConfigReader& reader, YamlNode node, ScheduleSpec& schedule) {
     dst.Finish();
   }
   section.Boolean("paused", schedule.paused, "fires nothing until resumed");
-  section.Unsupported("overlap", "a fire is skipped while an earlier one is not settled");
-  section.Unsupported("spread", "leave it out");
-  section.Unsupported("jitter", "leave it out");
+  section.Choice("overlap", schedule.overlap,
+                 {{"skip", OverlapPolicy::kSkip},
+                  {"queue_one", OverlapPolicy::kQueueOne},
+                  {"queue_all", OverlapPolicy::kQueueAll},
+                  {"cancel_previous", OverlapPolicy::kCancelPrevious},
+                  {"allow", OverlapPolicy::kAllow}},
+                 "an instant that comes while an earlier fire is not settled by every trigger");
+  section.TimeSpan("spread", schedule.spread, Duration::zero(), hours(24),
+                   "every fire is late by a part of it that the source's name decides");
+  section.TimeSpan("jitter", schedule.jitter, Duration::zero(), hours(24),
+                   "and by a random part of this, never until the next instant");
   section.Finish();
   if (!cron || reader.describing != nullptr) return;
   const absl::StatusOr<std::shared_ptr<const Schedule>> parsed = Schedule::Parse(schedule);

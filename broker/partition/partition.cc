@@ -469,6 +469,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   BeginIfNeeded();
   if (!closing) RunSchedules();
   TickQueues();
+  if (!superseded.empty()) DropSuperseded();
   if (now - last_housekeeping >= housekeep_every) Housekeep();
   TellSettled();
   PumpScans();
@@ -490,6 +491,8 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   if (!schedule_dues.empty() && !closing && SchedulesRun()) {
     const Duration until = schedule_dues.begin()->first - wall;
     next = std::min(next, now + std::max(until, Duration::zero()));
+    // A run was settled in this turn: what waits for it fires in the next one.
+    if (state.has_released_schedules()) next = now;
   }
   return next;
 }

@@ -62,6 +62,7 @@ struct PartitionOptions {
   std::uint64_t checkpoint_bytes = std::uint64_t{64} << 20;
   Duration checkpoint_every = std::chrono::seconds(60);
   std::size_t fires_max = 1024;  // schedules' fires per turn
+  std::uint64_t boot_id = 0;     // of the kernel, for @reboot; 0: not known, and that never fires
 };
 
 // What the partition tells its surroundings. Called on its executor; must not block.

@@ -469,6 +469,9 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
           const std::uint32_t ordinal = reader.U32();
           tracked_matches_[{ordinal, reader.U64()}] = event.offset.value();
         }
+        if (event.schedule && event.remaining > 0) {
+          open_fires_[event.source].insert(event.offset.value());
+        }
         tracked_[event.offset.value()] = std::move(event);
       }
       break;

@@ -158,9 +158,6 @@ struct Partition::Impl {
   // --- partition_ingest.cc ---
   void Publish(PublishBatch batch);
   void AppendLane(LaneBatch batch);
-  bool SchedulesRun() const;  // there is room for their events
-  void RunSchedules();
-  void LoadSchedules();
   // Which triggers match; false: a full backlog refuses it (`refusal` says so).
   bool MatchEvent(const EventView& view, std::string_view source, EventRecord& record,
                   absl::Status* refusal);
@@ -169,6 +166,21 @@ struct Partition::Impl {
   void AddLetterWithoutTrigger(const LaneId& lane, std::string_view bytes, LetterReason reason,
                                const std::string& message);
   void ForwardOutgoing();
+
+  // --- partition_schedules.cc ---
+  bool SchedulesRun() const;  // there is room for their events
+  void RunSchedules();
+  void LoadSchedules();
+  // What is known of it, or its first state; `changed`: to be journaled.
+  ScheduleState RestoreSchedule(const ScheduleBinding& binding, bool& changed);
+  void PlanScheduleAt(std::size_t index, std::optional<WallTime> when);
+  std::size_t FireSchedule(std::size_t index, std::size_t fires_max);  // how many fired
+  // `reached` is the schedule's state when this instant has fired.
+  void FireInstant(const ScheduleBinding& binding, WallTime instant, const ScheduleState& reached);
+  void RecordSchedule(RecordType type, const ScheduleRecord& record);
+  // What is pending of its fires before `newest` is to be dropped.
+  void Supersede(std::string_view name, std::optional<Offset> newest);
+  void DropSuperseded();
 
   // --- partition_dispatch.cc ---
   Runtime* RuntimeOf(TriggerOrdinal ordinal);
@@ -285,8 +297,11 @@ struct Partition::Impl {
   std::uint64_t queues_made = 0;
 
   std::vector<ScheduleRuntime> schedules;
+  absl::flat_hash_map<std::string, std::size_t> schedule_numbers;  // by name, in `schedules`
   std::set<std::pair<WallTime, std::size_t>> schedule_dues;
-  Duration wall_offset{};  // wall minus monotonic, to notice that the wall clock was set
+  bool schedules_loaded = false;  // once in this life
+  std::set<Offset> superseded;    // fires of which something may be pending
+  Duration wall_offset{};         // wall minus monotonic, to notice that the wall clock was set
   std::map<PartitionId, std::uint64_t> forwarding;  // home -> last sequence under way
 
   std::map<LaneId, LaneListener*> listeners;

@@ -42,11 +42,31 @@ void PartitionState::SetLetterPosition(const DeliveryId& id, LetterPosition posi
   dirty_letter_pages_.insert(id.offset.value() >> 10);
 }
 
-bool PartitionState::ScheduleBusy(std::string_view name) const {
+std::optional<Offset> PartitionState::LastFire(std::string_view name) const {
   const auto found = schedules_.find(name);
-  if (found == schedules_.end() || !found->second.last_fire) return false;
-  const auto event = tracked_.find(found->second.last_fire->value());
-  return event != tracked_.end() && event->second.remaining > 0;
+  return found == schedules_.end() ? std::nullopt : found->second.last_fire;
+}
+
+std::set<std::uint64_t> PartitionState::OpenFires(std::string_view name) const {
+  const auto found = open_fires_.find(name);
+  return found == open_fires_.end() ? std::set<std::uint64_t>() : found->second;
+}
+
+std::vector<Match> PartitionState::PendingOf(Offset offset) const {
+  std::vector<Match> pending;
+  for (const auto& [match, event] : tracked_matches_) {
+    if (event == offset.value()) pending.push_back({TriggerOrdinal(match.first), match.second});
+  }
+  return pending;
+}
+
+void PartitionState::CloseFire(const TrackedEvent& event) {
+  const auto found = open_fires_.find(event.source);
+  if (found == open_fires_.end()) return;
+  found->second.erase(event.offset.value());
+  if (!found->second.empty()) return;
+  open_fires_.erase(found);
+  released_schedules_.push_back(event.source);
 }
 
 void PartitionState::RaiseFloor(TriggerOrdinal ordinal, Offset floor) {
@@ -253,7 +273,11 @@ void PartitionState::ApplyEvent(const EventRecord& record, Offset offset,
   }
   dirty_tracked_pages_.insert(offset.value() >> 10);
   const auto inserted = tracked_.insert_or_assign(offset.value(), std::move(event)).first;
-  if (inserted->second.remaining == 0) FinishTracked(inserted);
+  if (inserted->second.remaining == 0) {
+    FinishTracked(inserted);
+  } else if (inserted->second.schedule) {
+    open_fires_[inserted->second.source].insert(offset.value());
+  }
 }
 
 void PartitionState::FinishTracked(std::map<std::uint64_t, TrackedEvent>::iterator event) {
@@ -275,7 +299,9 @@ void PartitionState::TouchTracked(std::uint64_t offset, SettleKind kind) {
   if (kind == SettleKind::kDead || kind == SettleKind::kExpired) ++event.dead_open;
   if (event.schedule) {
     // A schedule asks only whether deliveries are pending; letters do not keep it busy.
-    if (event.remaining == 0) tracked_.erase(found);
+    if (event.remaining > 0) return;
+    CloseFire(event);
+    tracked_.erase(found);
     return;
   }
   if (event.remaining == 0) FinishTracked(found);

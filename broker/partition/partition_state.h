@@ -149,7 +149,18 @@ class PartitionState {
   const std::map<PartitionId, OutgoingLane>& outgoing() const { return outgoing_; }
   std::map<std::uint64_t, TrackedEvent>& tracked() { return tracked_; }
   const std::map<std::uint64_t, TrackedEvent>& tracked() const { return tracked_; }
-  bool ScheduleBusy(std::string_view name) const;
+  // A delivery of a fire of this schedule is pending.
+  bool ScheduleBusy(std::string_view name) const { return open_fires_.contains(name); }
+  std::optional<Offset> LastFire(std::string_view name) const;
+  // Offsets of the fires with pending deliveries, rising.
+  std::set<std::uint64_t> OpenFires(std::string_view name) const;
+  // The deliveries of a tracked event that are not settled.
+  std::vector<Match> PendingOf(Offset offset) const;
+  // Schedules that stopped being busy, each maybe more than once; taken by the owner.
+  std::vector<std::string> TakeReleasedSchedules() {
+    return std::exchange(released_schedules_, {});
+  }
+  bool has_released_schedules() const { return !released_schedules_.empty(); }
   void RaiseFloor(TriggerOrdinal ordinal, Offset floor);
   // Everything of this lane that is settled is to be told (again).
   void TellAgain(const LaneId& lane);
@@ -191,6 +202,7 @@ class PartitionState {
   void ApplyCatchUp(const TriggerCatchUpRecord& record);
   LaneRecord& LaneOf(std::string_view source, std::string_view key);
   void TouchTracked(std::uint64_t offset, SettleKind kind);
+  void CloseFire(const TrackedEvent& event);
   void FinishTracked(std::map<std::uint64_t, TrackedEvent>::iterator event);
   void SavePages(std::uint32_t table, std::uint64_t item, std::string_view bytes,
                  CheckpointDelta& delta);
@@ -214,6 +226,8 @@ class PartitionState {
   std::set<std::uint64_t> dirty_tracked_pages_;
   std::set<std::uint64_t> dirty_schedule_buckets_;
   std::vector<std::uint64_t> settled_events_;
+  std::map<std::string, std::set<std::uint64_t>, std::less<>> open_fires_;  // from `tracked_`
+  std::vector<std::string> released_schedules_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::uint32_t> saved_parts_;  // item -> parts
   std::uint64_t checkpoints_taken_ = 0;
   bool force_every_ = false;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "broker/base/hash.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
 #include "broker/schedule/cron.h"
@@ -17,6 +18,8 @@ constexpr Duration kEveryMin = std::chrono::milliseconds(100);
 constexpr Duration kEveryMax = std::chrono::hours(24) * 36'525;
 constexpr Duration kWindowMax = std::chrono::hours(24) * 3'653;
 constexpr std::uint32_t kMissedMaxMax = 10'000;
+constexpr Duration kDelayMax = std::chrono::hours(24);
+constexpr std::int64_t kSpreadStepUs = 1000;
 
 // Whole seconds at or before `time`.
 std::int64_t FloorSeconds(WallTime time) {
@@ -151,6 +154,26 @@ class AtSchedule final : public Schedule {
   WallTime instant_;
 };
 
+class RebootSchedule final : public Schedule {
+ public:
+  explicit RebootSchedule(const ScheduleSpec& spec) : Schedule(spec) {}
+
+  bool at_boot() const override { return true; }
+
+ private:
+  static WallTime InstantOf(WallTime anchor) { return anchor + microseconds(1); }
+
+  std::optional<WallTime> Next(WallTime after, WallTime anchor) const override {
+    return after < InstantOf(anchor) ? std::optional<WallTime>(InstantOf(anchor)) : std::nullopt;
+  }
+  std::optional<WallTime> Last(WallTime at, WallTime anchor) const override {
+    return at >= InstantOf(anchor) ? std::optional<WallTime>(InstantOf(anchor)) : std::nullopt;
+  }
+  std::uint64_t Count(WallTime after, WallTime through, WallTime anchor) const override {
+    return after < InstantOf(anchor) && InstantOf(anchor) <= through ? 1 : 0;
+  }
+};
+
 std::string_view Trim(std::string_view text) {
   const std::size_t begin = text.find_first_not_of(" \t");
   if (begin == std::string_view::npos) return {};
@@ -208,16 +231,61 @@ absl::Status CheckPolicy(const ScheduleSpec& spec) {
     return absl::InvalidArgumentError(
         fmt::format("missed.max is between 1 and {}, not {}", kMissedMaxMax, spec.missed_max));
   }
+  for (const auto& [name, delay] :
+       {std::pair("spread", spec.spread), std::pair("jitter", spec.jitter)}) {
+    if (delay < Duration::zero() || delay > kDelayMax) {
+      return absl::InvalidArgumentError(fmt::format("{} is between 0s and 24h", name));
+    }
+  }
   return absl::OkStatus();
+}
+
+// A stable part of `most`, in whole milliseconds; `most` itself is never reached.
+microseconds PartOf(Duration most, std::uint64_t hash) {
+  const std::int64_t steps = std::chrono::floor<microseconds>(most).count() / kSpreadStepUs;
+  if (steps <= 0) return microseconds(0);
+  return microseconds(static_cast<std::int64_t>(hash % static_cast<std::uint64_t>(steps)) *
+                      kSpreadStepUs);
 }
 
 }  // namespace
 
+std::string_view OverlapPolicyName(OverlapPolicy policy) {
+  switch (policy) {
+    case OverlapPolicy::kSkip:
+      return "skip";
+    case OverlapPolicy::kQueueOne:
+      return "queue_one";
+    case OverlapPolicy::kQueueAll:
+      return "queue_all";
+    case OverlapPolicy::kCancelPrevious:
+      return "cancel_previous";
+    case OverlapPolicy::kAllow:
+      return "allow";
+  }
+  return "";
+}
+
 Schedule::Schedule(const ScheduleSpec& spec)
     : missed_window_(spec.missed_window),
+      name_hash_(HashKey(spec.name, HashKey("spread"))),
+      spread_(PartOf(spec.spread, name_hash_)),
+      jitter_(std::chrono::floor<microseconds>(spec.jitter)),
       missed_max_(spec.missed_max),
       missed_(spec.missed),
+      overlap_(spec.overlap),
       paused_(spec.paused) {}
+
+Duration Schedule::DelayOf(WallTime instant, WallTime anchor) const {
+  if (!has_jitter()) return spread_;
+  // Less than to the next instant: they keep their order, and only the newest can be held back.
+  microseconds most = jitter_;
+  if (const std::optional<WallTime> next = NextAfter(instant, anchor); next.has_value()) {
+    most = std::min(most, *next - instant);
+  }
+  const std::string text = fmt::format("{}", instant.time_since_epoch().count());
+  return spread_ + PartOf(most, HashKey(text, name_hash_));
+}
 
 absl::StatusOr<std::shared_ptr<const Schedule>> Schedule::Parse(const ScheduleSpec& spec) {
   using Result = std::shared_ptr<const Schedule>;
@@ -250,13 +318,15 @@ absl::StatusOr<std::shared_ptr<const Schedule>> Schedule::Parse(const ScheduleSp
     }
     return Result(std::make_shared<AtSchedule>(spec, instant));
   }
+  if (text == "@reboot") return Result(std::make_shared<RebootSchedule>(spec));
   std::string_view expression = spec.cron;
   if (text.starts_with("@")) {
     expression = MacroExpression(text);
     if (expression.empty()) {
       return absl::InvalidArgumentError(fmt::format(
           "column 1: unknown '{}'; known are @hourly, @daily, @midnight, @weekly, @monthly, "
-          "@yearly, @annually, @every_minute, @every_second, @every <duration> and @at <time>",
+          "@yearly, @annually, @every_minute, @every_second, @reboot, @every <duration> and "
+          "@at <time>",
           text));
     }
   }

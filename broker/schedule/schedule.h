@@ -11,14 +11,18 @@
 //   * An instant that became due and is not fired lies in exactly one SkippedRange of its plan.
 //   * A plan costs O(missed_max + fires_max + days between decided_through and now), however many
 //     instants were missed.
+//   * Instants that wait for an earlier run (overlap: queue_one, queue_all) are kept as ranges:
+//   memory
+//     does not grow with their number.
 //   * Nothing before the anchor (the first start) fires.
 //
-// Instants are real: whole microseconds of UTC, at most kScheduleLastYear. A clock set forward by
+// Instants are nominal: whole microseconds of UTC, at most kScheduleLastYear. An instant is due at
+// itself plus DelayOf(): the schedule's spread and the instant's jitter. A clock set forward by
 // mistake decides instants of the future as skipped; set back, the schedule goes on with them
 // instead of standing still (ScheduleState::ahead_from).
 //
 // Threading: a Schedule is immutable and may be shared by threads. Time zones come from the
-// system's tz database (IANA) when Parse() first meets a name.
+// system's tz database (IANA), as it is when Parse() is called.
 
 #pragma once
 
@@ -54,13 +58,22 @@ enum class DstGap : std::uint8_t {
 // A fixed time that exists twice because the clocks went back.
 enum class DstOverlap : std::uint8_t { kFirst, kBoth };
 
+// An instant comes while an earlier fire of the same schedule is not settled by every trigger.
+enum class OverlapPolicy : std::uint8_t {
+  kSkip,            // it does not fire
+  kQueueOne,        // the first such one fires when that is settled, further ones do not
+  kQueueAll,        // each fires when the one before is settled
+  kCancelPrevious,  // it fires; what is pending of earlier ones is dropped, its workers are told
+  kAllow,           // it fires
+};
+std::string_view OverlapPolicyName(OverlapPolicy policy);
+
 // What the configuration says. One struct, every default.
 struct ScheduleSpec {
-  std::string name;  // seeds `H`
+  std::string name;  // seeds `H`, spread and jitter
   // 5 fields; 6 with seconds first; 7 with seconds first and the year last; @hourly @daily
-  // @midnight
-  // @weekly @monthly @yearly @annually; `@every 90s`; `@at 2026-03-29T02:30:00` (wall clock of
-  // `timezone`, or with an offset or Z).
+  // @midnight @weekly @monthly @yearly @annually @every_minute @every_second; `@every 90s`;
+  // `@at 2026-03-29T02:30:00` (wall clock of `timezone`, or with an offset or Z); @reboot.
   std::string cron;
   std::string timezone = "UTC";
   MissedPolicy missed = MissedPolicy::kLast;
@@ -68,6 +81,9 @@ struct ScheduleSpec {
   std::uint32_t missed_max = 100;                   // for kAll
   DstGap dst_gap = DstGap::kNext;
   DstOverlap dst_overlap = DstOverlap::kFirst;
+  OverlapPolicy overlap = OverlapPolicy::kSkip;
+  Duration spread{};  // every instant is late by a part of it that the name decides
+  Duration jitter{};  // and by a random part of this, but never until the instant after
   bool paused = false;
 
   friend bool operator==(const ScheduleSpec&, const ScheduleSpec&) = default;
@@ -78,7 +94,8 @@ class Schedule {
   // kInvalidArgument: what is wrong, with the 1-based column in `spec.cron` where there is one:
   // a malformed or impossible expression (Feb 30, */0, a value out of range), an unknown time zone
   // (with the nearest known name), an @every below 100 ms or above 100 years, a missed_window below
-  // zero or above 10 years, a missed_max of 0 or above 10,000.
+  // zero or above 10 years, a missed_max of 0 or above 10,000, a spread or jitter below zero or
+  // above 24 hours.
   static absl::StatusOr<std::shared_ptr<const Schedule>> Parse(const ScheduleSpec& spec);
 
   virtual ~Schedule() = default;
@@ -93,6 +110,15 @@ class Schedule {
   // How many instants lie in (after, through]. Exact.
   std::uint64_t CountBetween(WallTime after, WallTime through, WallTime anchor) const;
 
+  // How much later than `instant` it is due. The same at every call, also after a restart.
+  Duration DelayOf(WallTime instant, WallTime anchor) const;
+  // The part of it that all instants share.
+  std::chrono::microseconds spread() const { return spread_; }
+  bool has_jitter() const { return jitter_ > std::chrono::microseconds(0); }
+  // @reboot: one instant, right after the anchor; StartForBoot() sets that anew.
+  virtual bool at_boot() const { return false; }
+
+  OverlapPolicy overlap() const { return overlap_; }
   MissedPolicy missed() const { return missed_; }
   Duration missed_window() const { return missed_window_; }
   std::uint32_t missed_max() const { return missed_max_; }
@@ -108,13 +134,26 @@ class Schedule {
   virtual std::uint64_t Count(WallTime after, WallTime through, WallTime anchor) const = 0;
 
   Duration missed_window_;
+  std::uint64_t name_hash_;
+  std::chrono::microseconds spread_;  // of this name
+  std::chrono::microseconds jitter_;  // the most
   std::uint32_t missed_max_;
   MissedPolicy missed_;
+  OverlapPolicy overlap_;
   bool paused_;
 };
 
+// All instants of a schedule from first to last.
+struct InstantRange {
+  WallTime first;
+  WallTime last;
+
+  friend bool operator==(const InstantRange&, const InstantRange&) = default;
+};
+inline constexpr std::size_t kWaitingRangesMax = 8;
+
 // What the partition keeps of a schedule, journaled whenever a plan changes it. A new schedule
-// starts with StartSchedule(now).
+// starts with StartSchedule().
 struct ScheduleState {
   WallTime anchor;           // the first start
   WallTime decided_through;  // every instant at or before it has fired or been recorded as skipped
@@ -128,13 +167,23 @@ struct ScheduleState {
   WallTime ahead_from;
   WallTime ahead_through;
 
+  // Decided to fire, but not before the run that is under way is settled. Rising, at most
+  // kWaitingRangesMax: they are several only where missed instants between them were skipped.
+  std::vector<InstantRange> waiting;
+
+  std::uint64_t boot = 0;  // @reboot: the kernel's boot that it knows; 0: none
+
   friend bool operator==(const ScheduleState&, const ScheduleState&) = default;
 };
 
 // "The first start fires nothing of the past."
-ScheduleState StartSchedule(WallTime now);
+ScheduleState StartSchedule(WallTime now, Duration spread = Duration::zero());
 
-// The journal's form of a state: versioned, little-endian, at most 64 bytes.
+// @reboot, under a boot that the state does not know: its instant is due right after `now`, or,
+// with `fire` false, counts as decided.
+ScheduleState StartForBoot(WallTime now, std::uint64_t boot, bool fire);
+
+// The journal's form of a state: versioned, little-endian, at most 192 bytes.
 std::string EncodeScheduleState(const ScheduleState& state);
 // kDataLoss if `bytes` is not such a form.
 absl::StatusOr<ScheduleState> DecodeScheduleState(std::string_view bytes);
@@ -162,10 +211,11 @@ struct SkippedRange {
 // there is nothing to journal.
 struct FirePlan {
   std::vector<WallTime> fires;      // rising, at most fires_max
-  std::vector<SkippedRange> skips;  // rising, at most 4
+  std::vector<SkippedRange> skips;  // at most 4 + kWaitingRangesMax
   ScheduleState state;              // after this plan
-  // When to plan again: the next instant, at or before `now` if fires_max cut the plan short;
-  // nullopt: never.
+  // When to plan again, if no run is settled before: when the next instant is due, at or before
+  // `now` if fires_max cut the plan short, or if the queue goes on once it is not busy; nullopt:
+  // never.
   std::optional<WallTime> next;
 };
 
@@ -174,12 +224,13 @@ inline constexpr Duration kOnTimeMax = std::chrono::seconds(10);
 
 // What to do at `now`. Of the instants that are due and undecided
 //   * the newest, if on time, fires, unless `busy` (a delivery of an earlier fire of this schedule
-//   is
-//     not settled yet): then it is skipped as kOverlap;
-//   * all others are missed: those within missed_window fire as the policy says, whether busy or
-//   not.
-//     With kLast a missed one fires only if no instant is on time, because that one is newer.
-// While paused everything due is skipped as kPaused. `fires_max` > 0.
+//     is not settled yet) and the overlap policy says otherwise: kOverlap, or it waits;
+//   * all others are missed: those within missed_window fire as the policy says. With kLast a
+//   missed
+//     one fires only if no instant is on time, because that one is newer. Being `busy` holds them
+//     back only under queue_one and queue_all, which never give more than one fire.
+// Instants that wait come first, once not `busy`: call it when a run is settled. While paused
+// everything due, and all that waits, is skipped as kPaused. `fires_max` > 0.
 FirePlan PlanFires(const Schedule& schedule, const ScheduleState& state, WallTime now, bool busy,
                    std::size_t fires_max);
 

@@ -1,14 +1,18 @@
 #include "broker/schedule/time_zone.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <vector>
 
+#include "broker/base/mutex.h"
 #include "broker/base/status.h"
 
 namespace tocsin {
@@ -35,10 +39,75 @@ bool IsZoneName(std::string_view name) {
   });
 }
 
+std::string DatabaseDir() {
+  const char* dir = std::getenv("TZDIR");  // NOLINT: like libc does
+  return dir != nullptr ? dir : "/usr/share/zoneinfo";
+}
+
+// What tells one version of a zone's file from another. Packages replace it by renaming.
+struct FileIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::int64_t bytes = 0;
+  std::int64_t modified_ns = 0;
+
+  bool exists() const { return inode != 0; }
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+
+FileIdentity Identify(const std::string& path) {
+  struct stat facts {};
+  if (stat(path.c_str(), &facts) != 0 || !S_ISREG(facts.st_mode)) return {};
+  return {facts.st_dev, facts.st_ino, facts.st_size,
+          std::int64_t{facts.st_mtim.tv_sec} * 1'000'000'000 + facts.st_mtim.tv_nsec};
+}
+
+struct KnownZone {
+  FileIdentity identity;
+  std::uint32_t version = 0;
+};
+
+// absl keeps what it has read by the name it was given, for ever. So each version of a file gets a
+// name of its own: the same path with one more slash.
+class ZoneFiles {
+ public:
+  bool Load(const std::string& name, absl::TimeZone& zone) ABSL_LOCKS_EXCLUDED(mutex_) {
+    const std::string dir = DatabaseDir();
+    const std::string path = dir + "/" + name;
+    MutexLock lock(mutex_);
+    const FileIdentity identity = Identify(path);
+    KnownZone& known = zones_[path];
+    if (known.identity != identity) {
+      if (known.identity.exists()) ++known.version;
+      known.identity = identity;
+    }
+    // Also where there is no database.
+    if (!identity.exists()) return name == "UTC" && absl::LoadTimeZone(name, &zone);
+    return absl::LoadTimeZone(dir + std::string(1 + known.version, '/') + name, &zone);
+  }
+
+  bool Changed(const std::string& name) ABSL_LOCKS_EXCLUDED(mutex_) {
+    const std::string path = DatabaseDir() + "/" + name;
+    MutexLock lock(mutex_);
+    const auto known = zones_.find(path);
+    // While a package is being replaced there may be none for a moment.
+    const FileIdentity identity = Identify(path);
+    return identity.exists() && known != zones_.end() && known->second.identity != identity;
+  }
+
+ private:
+  Mutex mutex_;
+  std::map<std::string, KnownZone> zones_ ABSL_GUARDED_BY(mutex_);  // by path
+};
+
+ZoneFiles& Files() {
+  static auto& files = *new ZoneFiles();
+  return files;
+}
+
 // The names in the tz database's own text form; empty where it is not installed.
 std::vector<std::string> KnownNames() {
-  const char* dir = std::getenv("TZDIR");  // NOLINT: read once at load, like libc does
-  std::ifstream file(std::string(dir != nullptr ? dir : "/usr/share/zoneinfo") + "/tzdata.zi");
+  std::ifstream file(DatabaseDir() + "/tzdata.zi");
   std::vector<std::string> names;
   std::string line;
   while (std::getline(file, line)) {
@@ -90,7 +159,7 @@ std::string Suggestion(std::string_view name) {
 
 absl::StatusOr<TimeZone> TimeZone::Find(const std::string& name) {
   absl::TimeZone zone;
-  if (IsZoneName(name) && absl::LoadTimeZone(name, &zone)) return TimeZone(zone);
+  if (IsZoneName(name) && Files().Load(name, zone)) return TimeZone(zone);
   const std::string suggestion = Suggestion(name);
   if (suggestion.empty()) {
     return absl::InvalidArgumentError(
@@ -98,6 +167,14 @@ absl::StatusOr<TimeZone> TimeZone::Find(const std::string& name) {
   }
   return absl::InvalidArgumentError(
       fmt::format("unknown time zone '{}'; did you mean '{}'?", name, suggestion));
+}
+
+std::vector<std::string> TimeZone::Changed(const std::vector<std::string>& names) {
+  std::vector<std::string> changed;
+  for (const std::string& name : names) {
+    if (IsZoneName(name) && Files().Changed(name)) changed.push_back(name);
+  }
+  return changed;
 }
 
 ZonePeriod TimeZone::PeriodAt(std::int64_t utc) const {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -25,11 +26,16 @@ struct ZonePeriod {
   bool BeginsWithOverlap() const { return offset_before > offset; }
 };
 
-// A value; copies share the zone's data, which lives as long as the process.
+// A value; copies share the zone's data, which lives as long as the process. It is that of the tz
+// database when Find() was called: an update of the database is seen by the next Find().
 class TimeZone {
  public:
-  // kInvalidArgument: no zone of that name; names the nearest known one.
+  // kInvalidArgument: no zone of that name; names the nearest known one. Thread-safe.
   static absl::StatusOr<TimeZone> Find(const std::string& name);
+
+  // Which of these names would be found with other data than when they were found last.
+  // Thread-safe.
+  static std::vector<std::string> Changed(const std::vector<std::string>& names);
 
   ZonePeriod PeriodAt(std::int64_t utc) const;
 

@@ -1,5 +1,6 @@
 #include "broker/server/server.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "broker/base/check.h"
+#include "broker/base/hash.h"
 #include "broker/base/json_scan.h"
 #include "broker/base/status.h"
 #include "broker/config/environment.h"
@@ -39,6 +41,16 @@ std::optional<std::uint32_t> StoredPartitions(FileSystem& file_system) {
   const absl::StatusOr<Manifest> manifest = DecodeManifest(text);
   if (!manifest.ok()) return std::nullopt;
   return manifest->partitions;
+}
+
+// A number for this boot of the kernel; 0 if it does not say.
+std::uint64_t KernelBootId() {
+  const int file = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return 0;
+  char text[64];
+  const ssize_t bytes = read(file, text, sizeof text);
+  close(file);
+  return bytes <= 0 ? 0 : HashKey(std::string_view(text, static_cast<std::size_t>(bytes)), 1);
 }
 
 std::uint32_t ShardCount(const BrokerConfig& broker, std::uint32_t partitions) {
@@ -87,6 +99,7 @@ absl::Status Server::Impl::Start() {
   MakeServices(config.broker);
   TOCSIN_RETURN_IF_ERROR(Listen(config.broker));
   sources->Apply(config.sources);
+  WatchTimeZones();
   TOCSIN_RETURN_IF_ERROR(WriteEndpoints());
   state.store(ServerState::kServing);
   listener->SetServing(true);
@@ -135,6 +148,7 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
 
   ShardsOptions shards_options;
   shards_options.partition = ToPartitionOptions(broker, partitions, journal->Info().hash_seed);
+  shards_options.partition.boot_id = KernelBootId();
   shards_options.ingest_bytes_max = broker.ingest_bytes_max;
   std::vector<Executor*> executors;
   std::vector<Random*> shard_randoms;

@@ -46,6 +46,7 @@ struct ServerOptions {
 
   bool degraded = false;  // start although a segment is missing
   LogOptions log;
+  Duration zones_every = std::chrono::minutes(1);    // looks whether the tz database was updated
   Duration drain_within = std::chrono::seconds(10);  // for workers to finish what they hold
 
   // Runs once when the journal can write no more; nothing is answered OK from then on.

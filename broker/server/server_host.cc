@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "broker/base/status.h"
+#include "broker/schedule/time_zone.h"
 #include "broker/server/plan_builder.h"
 #include "broker/server/server_impl.h"
 
@@ -77,6 +79,37 @@ ReloadReport Server::Impl::ReloadNow() {
   log.Info(fmt::format("reloaded: {} changes", report.changes.size()));
   for (const std::string& change : report.changes) log.Info(change);
   return report;
+}
+
+void Server::Impl::WatchTimeZones() {
+  control->PostAt(clock.Monotonic() + options.zones_every, [this] {
+    {
+      MutexLock lock(reload_mutex);
+      std::vector<std::string> names;
+      for (const SourceConfig& source : config.sources) {
+        const auto* timer = std::get_if<TimerSpec>(&source.spec);
+        if (timer != nullptr) names.push_back(timer->schedule.timezone);
+      }
+      std::sort(names.begin(), names.end());
+      names.erase(std::unique(names.begin(), names.end()), names.end());
+      const std::vector<std::string> changed = TimeZone::Changed(names);
+      if (!changed.empty()) {
+        absl::StatusOr<std::shared_ptr<const RoutePlan>> plan =
+            BuildPlan(config, generation + 1, *dispatcher);
+        if (plan.ok()) {
+          ++generation;
+          shards->ApplyPlan(*std::move(plan));
+          log.Info(fmt::format("the time zone database was updated ({}): schedules follow it",
+                               fmt::join(changed, ", ")));
+        } else {
+          log.Limited(
+              "zones", LogLevel::kWarn, "T0207",
+              fmt::format("the time zone database was updated, but {}", MessageOf(plan.status())));
+        }
+      }
+    }
+    WatchTimeZones();
+  });
 }
 
 void Server::Impl::Reload(absl::AnyInvocable<void(ReloadReport)> done) {

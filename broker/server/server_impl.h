@@ -48,6 +48,8 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
 
   absl::Status Drain(Duration within);
   ReloadReport ReloadNow();
+  // Every zones_every: plans anew where the tz database was updated beneath a schedule.
+  void WatchTimeZones();
   void OnHttp(const HttpRequest& request, HttpServer::Reply reply);
   void OnFatal(const absl::Status& status);
   // Runs `finished` on the control thread every few milliseconds until it is true or `within` is

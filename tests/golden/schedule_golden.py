@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Writes schedule_golden.txt: instants of cron schedules in ten zones over three years.
+"""Writes schedule_golden.txt: instants of cron schedules in thirteen zones over three years.
 
 Independent of the broker's code: it walks every minute of UTC, turns it into wall-clock time with
 zoneinfo, and applies the policies by what they say. One line per zone, year, policy and expression:
@@ -11,6 +11,7 @@ The instants are Unix seconds, hashed as decimal text with a newline after each.
 Usage: schedule_golden.py > schedule_golden.txt
 """
 
+import calendar
 import datetime
 import zoneinfo
 
@@ -25,6 +26,9 @@ ZONES = [
     "Africa/Cairo",          # took DST up again in 2023
     "Pacific/Auckland",
     "Europe/Dublin",         # negative DST in the database
+    "Africa/Casablanca",     # back for Ramadan: four changes a year
+    "Asia/Tehran",           # gave DST up in 2022
+    "Pacific/Chatham",       # 45 minutes
 ]
 YEARS = [2022, 2023, 2024]
 
@@ -39,6 +43,9 @@ EXPRESSIONS = {
     "30 2 * * SUN": ({30}, {2}, False),
     "10 3 13 * FRI": ({10}, {3}, False),
     "0 12 29 2 *": ({0}, {12}, False),
+    "45 2 L * *": ({45}, {2}, False),
+    "5 0 15W * ?": ({5}, {0}, False),
+    "0 1,2,3 ? * SUN#2": ({0}, {1, 2, 3}, False),
 }
 
 
@@ -48,6 +55,15 @@ def day_matches(expression, local):
         return weekday == 0
     if expression.endswith("13 * FRI"):
         return local.day == 13 or weekday == 5
+    length = calendar.monthrange(local.year, local.month)[1]
+    if " L " in expression:
+        return local.day == length
+    if "15W" in expression:
+        nearest = local.replace(day=15)
+        shift = {6: -1, 0: 1}.get(nearest.isoweekday() % 7, 0)
+        return local.day == 15 + shift
+    if "SUN#2" in expression:
+        return weekday == 0 and (local.day - 1) // 7 == 1
     if "29 2 *" in expression:
         return local.day == 29 and local.month == 2
     return True
@@ -104,7 +120,7 @@ def main():
     for name in ZONES:
         zone = zoneinfo.ZoneInfo(name)
         for year in YEARS:
-            wanted = {0, 10, 15, 20, 30, 45}
+            wanted = {0, 5, 10, 15, 20, 30, 45}
             minutes = []
             changes = []
             for seconds, shown, again, expected in walk(zone, year):

@@ -32,17 +32,22 @@ std::map<std::string, std::string> EntriesAt(std::uint64_t position) {
 }  // namespace
 
 void Sim::AddSchedules(RoutePlan& plan) const {
-  static const auto every = [](std::string name, std::string cron, MissedPolicy missed) {
+  static const auto every = [](std::string name, std::string cron, MissedPolicy missed,
+                               OverlapPolicy overlap) {
     ScheduleSpec spec;
     spec.name = std::move(name);
     spec.cron = std::move(cron);
     spec.missed = missed;
     spec.missed_max = 20;
+    spec.overlap = overlap;
     return *Schedule::Parse(spec);
   };
   static const std::vector<std::pair<std::string, std::shared_ptr<const Schedule>>> kSchedules = {
-      {"tick", every("tick", "@every 3s", MissedPolicy::kAll)},
-      {"last", every("last", "@every 7s", MissedPolicy::kLast)}};
+      {"tick", every("tick", "@every 3s", MissedPolicy::kAll, OverlapPolicy::kSkip)},
+      {"last", every("last", "@every 7s", MissedPolicy::kLast, OverlapPolicy::kSkip)},
+      {"queue", every("queue", "@every 5s", MissedPolicy::kAll, OverlapPolicy::kQueueAll)},
+      {"cancel",
+       every("cancel", "@every 4s", MissedPolicy::kLast, OverlapPolicy::kCancelPrevious)}};
   for (const auto& [name, schedule] : kSchedules) {
     ScheduleBinding binding;
     binding.name = name;

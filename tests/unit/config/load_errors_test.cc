@@ -151,8 +151,8 @@ TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
   ExpectError("functions: { f: { run: { command: [x] } } }\n", "not supported by this version");
   ExpectTriggerError("pattern: { data: {} }", "`pattern` is not supported by this version");
   ExpectTriggerError("filters: [ { cesql: x } ]", "`cesql` is not supported by this version");
-  ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: allow } } }\n",
-              "`overlap` is not supported");
+  ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: alow } } }\n",
+              "did you mean `allow`? [T0104]");
 }
 
 TEST(ConfigErrorsTest, FilterErrorsHaveTheirPlace) {

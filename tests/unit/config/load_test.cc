@@ -65,7 +65,7 @@ sources:
   nightly:
     timer: { cron: "30 2 * * *", timezone: Europe/Berlin,
              missed: { policy: all, window: 1h, max: 5 }, dst: { gap: skip, overlap: both },
-             paused: true }
+             overlap: queue_one, spread: 5m, jitter: 10s, paused: true }
 functions:
   import-csv: {}
   no:
@@ -162,6 +162,9 @@ TEST(ConfigLoadTest, EverySourceKeyIsRead) {
   timer.schedule.missed_max = 5;
   timer.schedule.dst_gap = DstGap::kSkip;
   timer.schedule.dst_overlap = DstOverlap::kBoth;
+  timer.schedule.overlap = OverlapPolicy::kQueueOne;
+  timer.schedule.spread = minutes(5);
+  timer.schedule.jitter = seconds(10);
   timer.schedule.paused = true;
   EXPECT_EQ(std::get<TimerSpec>(config.sources[1].spec), timer);
 }

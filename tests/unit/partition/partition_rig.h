@@ -42,10 +42,13 @@ class RigWorker final : public WorkerLink {
                       std::string(delivery.trigger_name), std::string(view.id), delivery.attempt});
     }
   }
-  void Cancel(std::span<const std::uint64_t>) override {}
+  void Cancel(std::span<const std::uint64_t> handles) override {
+    cancelled.insert(cancelled.end(), handles.begin(), handles.end());
+  }
   void Drain(const std::string&) override {}
 
   std::deque<Held> held;
+  std::vector<std::uint64_t> cancelled;  // handles
   std::shared_ptr<WorkerSession> session;
 };
 

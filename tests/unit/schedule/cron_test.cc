@@ -1,18 +1,22 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
 #include "broker/schedule/schedule.h"
+#include "broker/schedule/time_zone.h"
 
 namespace tocsin {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 ScheduleSpec Spec(const std::string& cron, const std::string& timezone = "UTC") {
   ScheduleSpec spec;
@@ -41,7 +45,8 @@ std::string Refusal(const ScheduleSpec& spec) {
   return std::string(MessageOf(schedule.status()));
 }
 
-TEST(CronTest, AbsurdSpecsAreRefusedWithColumnAndReason) {
+// FAULTS F50.
+TEST(CronTest, F50AbsurdSpecsAreRefusedWithColumnAndReason) {
   EXPECT_THAT(Refusal(Spec("0 0 30 2 *")), HasSubstr("never occur"));
   EXPECT_THAT(Refusal(Spec("0 0 31 4,6,9,11 *")), HasSubstr("never occur"));
   EXPECT_THAT(Refusal(Spec("*/0 * * * *")), HasSubstr("column 3: minute field '*/0'"));
@@ -57,6 +62,9 @@ TEST(CronTest, AbsurdSpecsAreRefusedWithColumnAndReason) {
   EXPECT_THAT(Refusal(Spec("@every soon")), HasSubstr("takes a duration"));
   EXPECT_THAT(Refusal(Spec("@at tomorrow")), HasSubstr("takes a time"));
   EXPECT_THAT(Refusal(Spec("@at 9999-01-01T00:00:00Z")), HasSubstr("between 1970 and 2199"));
+  ScheduleSpec late = Spec("@hourly");
+  late.jitter = std::chrono::hours(25);
+  EXPECT_THAT(Refusal(late), HasSubstr("jitter is between 0s and 24h"));
   EXPECT_THAT(Refusal(Spec(std::string(5000, '*'))), HasSubstr("at most 1024"));
 }
 
@@ -131,6 +139,42 @@ TEST(CronTest, RulesGoOnBeyondTheYearsOfTheZoneFile) {
   EXPECT_THAT(Instants(Spec("0 12 1 7 *", "Europe/Berlin"), "2149-12-01T00:00:00Z", 1),
               ElementsAre("2150-07-01T10:00:00Z"));
   EXPECT_TRUE(Instants(Spec("0 12 1 7 *"), "2199-08-01T00:00:00Z", 1).empty());
+}
+
+// FAULTS F45: an update of the zone database changes a zone's rules.
+TEST(CronTest, F45ANewFileOfAZoneIsSeenByTheNextParse) {
+  namespace fs = std::filesystem;
+  std::string dir = (fs::temp_directory_path() / "tocsin-zones-XXXXXX").string();
+  ASSERT_NE(mkdtemp(dir.data()), nullptr);
+  const char* before = std::getenv("TZDIR");
+  const fs::path system = before != nullptr ? before : "/usr/share/zoneinfo";
+  const auto install = [&](const char* zone) {
+    fs::copy_file(system / zone, fs::path(dir) / "new");
+    fs::rename(fs::path(dir) / "new", fs::path(dir) / "Here");
+  };
+  install("Europe/Berlin");
+  setenv("TZDIR", dir.c_str(), 1);
+  const auto noon = [] {
+    return Instants(Spec("0 12 * * *", "Here"), "2026-01-01T00:00:00Z", 1).at(0);
+  };
+  EXPECT_EQ(noon(), "2026-01-01T11:00:00Z");
+  const auto old = *Schedule::Parse(Spec("0 12 * * *", "Here"));
+  EXPECT_THAT(TimeZone::Changed({"Here"}), IsEmpty());
+  install("Asia/Kolkata");
+  EXPECT_THAT(TimeZone::Changed({"Here", "Elsewhere"}), ElementsAre("Here"));
+  EXPECT_EQ(noon(), "2026-01-01T06:30:00Z");
+  EXPECT_THAT(TimeZone::Changed({"Here"}), IsEmpty());
+  // A schedule that exists keeps the rules that it was made with.
+  EXPECT_EQ(old->NextAfter(*ParseRfc3339("2026-01-01T00:00:00Z"), WallTime()),
+            *ParseRfc3339("2026-01-01T11:00:00Z"));
+  install("America/New_York");
+  EXPECT_EQ(noon(), "2026-01-01T17:00:00Z");
+  if (before != nullptr) {
+    setenv("TZDIR", before, 1);
+  } else {
+    unsetenv("TZDIR");
+  }
+  fs::remove_all(dir);
 }
 
 TEST(CronTest, ADayThatWasLeftOutFiresAtItsEnd) {

@@ -135,6 +135,163 @@ TEST(PlanTest, CatchUpIsNotOverlap) {
   EXPECT_EQ(harness.Plan(At("2026-01-01T03:30:00Z"), true).fires.size(), 3U);
 }
 
+TEST(PlanTest, AllowFiresThoughARunIsUnderWay) {
+  Harness harness("* * * * *");
+  harness.spec.overlap = OverlapPolicy::kAllow;
+  EXPECT_EQ(harness.Plan(At("2026-01-01T00:01:00Z"), true).fires.size(), 1U);
+  harness.spec.overlap = OverlapPolicy::kCancelPrevious;
+  EXPECT_EQ(harness.Plan(At("2026-01-01T00:02:00Z"), true).fires.size(), 1U);
+  EXPECT_EQ(harness.skipped, 0U);
+}
+
+TEST(PlanTest, QueueAllKeepsAMillionInstantsAsOneRangeAndFiresThemOneByOne) {
+  Harness harness("* * * * * *", MissedPolicy::kAll);
+  harness.spec.overlap = OverlapPolicy::kQueueAll;
+  harness.Plan(At("2026-01-01T00:00:01Z"));
+  for (int second = 2; second <= 100'000; ++second) {
+    const FirePlan plan = harness.Plan(At("2026-01-01T00:00:00Z") + seconds(second), true);
+    ASSERT_THAT(plan.fires, IsEmpty());
+    ASSERT_EQ(plan.state.waiting.size(), 1U);
+  }
+  EXPECT_LE(EncodeScheduleState(harness.state).size(), 192U);
+  const WallTime now = At("2026-01-01T00:00:00Z") + seconds(100'000);
+  for (int second = 2; second < 50; ++second) {
+    const FirePlan plan = harness.Plan(now, false);
+    ASSERT_THAT(plan.fires, ElementsAre(At("2026-01-01T00:00:00Z") + seconds(second)));
+    EXPECT_EQ(plan.next, now) << "the next may fire at once if this one matches nothing";
+  }
+  EXPECT_EQ(harness.skipped, 0U);
+}
+
+TEST(PlanTest, CatchUpUnderQueueAllComesOneByOneBehindWhatWaits) {
+  Harness harness("0 * * * *", MissedPolicy::kAll);
+  harness.spec.overlap = OverlapPolicy::kQueueAll;
+  harness.spec.missed_max = 2;
+  harness.Plan(At("2026-01-01T01:00:00Z"), true);
+  // Down until 06:30: of five missed ones the newest two fire.
+  FirePlan plan = harness.Plan(At("2026-01-01T06:30:00Z"), true);
+  EXPECT_EQ(plan.state.waiting.size(), 2U);
+  EXPECT_EQ(harness.skipped, 3U);
+  std::vector<std::string> order;
+  for (int i = 0; i < 4; ++i) {
+    plan = harness.Plan(At("2026-01-01T06:30:00Z"));
+    for (const WallTime fire : plan.fires) order.push_back(FormatRfc3339(fire).substr(11, 2));
+  }
+  EXPECT_THAT(order, ElementsAre("01", "05", "06"));
+}
+
+TEST(PlanTest, WhatNoRangeHasRoomForIsRecordedAsOverlap) {
+  Harness harness("0 * * * *");
+  harness.spec.overlap = OverlapPolicy::kQueueAll;
+  WallTime now = At("2026-01-01T01:00:00Z");
+  for (std::size_t i = 0; i < kWaitingRangesMax + 2; ++i) {
+    harness.Plan(now, true);
+    now += hours(3);  // two are missed, of which the newest fires, then one is on time
+  }
+  EXPECT_EQ(harness.state.waiting.size(), kWaitingRangesMax);
+  std::uint64_t waits = 0;
+  for (const InstantRange& range : harness.state.waiting) {
+    waits += 1 + static_cast<std::uint64_t>((range.last - range.first) / hours(1));
+  }
+  EXPECT_EQ(waits + harness.skipped, 1 + 3 * (kWaitingRangesMax + 1));
+}
+
+TEST(PlanTest, QueueOneKeepsTheFirstAndRecordsTheOthers) {
+  Harness harness("* * * * *");
+  harness.spec.overlap = OverlapPolicy::kQueueOne;
+  harness.Plan(At("2026-01-01T00:01:00Z"), true);
+  EXPECT_THAT(harness.Plan(At("2026-01-01T00:02:00Z"), true).skips,
+              ElementsAre(SkippedRange{At("2026-01-01T00:02:00Z"), At("2026-01-01T00:02:00Z"), 1,
+                                       SkipReason::kOverlap}));
+  EXPECT_THAT(harness.Plan(At("2026-01-01T00:02:30Z")).fires,
+              ElementsAre(At("2026-01-01T00:01:00Z")));
+  EXPECT_THAT(harness.state.waiting, IsEmpty());
+}
+
+TEST(PlanTest, WhatWaitsIsRecordedWhenThePolicyOrAPauseEndsIt) {
+  for (const bool pause : {true, false}) {
+    Harness harness("* * * * *");
+    harness.spec.overlap = OverlapPolicy::kQueueAll;
+    harness.Plan(At("2026-01-01T00:01:00Z"), true);
+    harness.Plan(At("2026-01-01T00:02:00Z"), true);
+    harness.spec.paused = pause;
+    if (!pause) harness.spec.overlap = OverlapPolicy::kSkip;
+    const FirePlan plan = harness.Plan(At("2026-01-01T00:02:30Z"));
+    EXPECT_THAT(plan.fires, IsEmpty());
+    ASSERT_EQ(plan.skips.size(), 1U);
+    EXPECT_EQ(plan.skips[0].count, 2U);
+    EXPECT_EQ(plan.skips[0].reason, pause ? SkipReason::kPaused : SkipReason::kOverlap);
+  }
+}
+
+TEST(PlanTest, InstantsThatWaitUnderAChangedScheduleFireOnlyIfTheyStillAreInstants) {
+  Harness harness("* * * * *");
+  harness.spec.overlap = OverlapPolicy::kQueueAll;
+  for (int minute = 1; minute <= 10; ++minute) {
+    harness.Plan(At("2026-01-01T00:00:00Z") + minutes(minute), true);
+  }
+  harness.spec.cron = "*/5 * * * *";
+  std::vector<WallTime> fires;
+  for (int i = 0; i < 5; ++i) {
+    for (const WallTime fire : harness.Plan(At("2026-01-01T00:10:30Z")).fires) {
+      fires.push_back(fire);
+    }
+  }
+  EXPECT_THAT(fires, ElementsAre(At("2026-01-01T00:05:00Z"), At("2026-01-01T00:10:00Z")));
+}
+
+TEST(PlanTest, SpreadDelaysEveryInstantByTheSamePart) {
+  Harness harness("0 * * * *", MissedPolicy::kSkip);
+  harness.spec.spread = minutes(30);
+  const auto schedule = *Schedule::Parse(harness.spec);
+  harness.state = StartSchedule(At("2026-01-01T00:00:00Z"), schedule->spread());
+  const auto delay = schedule->spread();
+  ASSERT_GT(delay, minutes(0));
+  ASSERT_LT(delay, minutes(30));
+  EXPECT_EQ(harness.Plan(At("2026-01-01T00:00:01Z")).next, At("2026-01-01T01:00:00Z") + delay);
+  EXPECT_THAT(harness.Plan(At("2026-01-01T01:00:00Z") + delay - seconds(1)).fires, IsEmpty());
+  EXPECT_THAT(harness.Plan(At("2026-01-01T01:00:00Z") + delay + seconds(1)).fires,
+              ElementsAre(At("2026-01-01T01:00:00Z")));
+  EXPECT_EQ(harness.skipped, 0U);
+  std::set<WallTime> delays;
+  for (int i = 0; i < 50; ++i) {
+    harness.spec.name = "s" + std::to_string(i);
+    delays.insert(WallTime() + (*Schedule::Parse(harness.spec))->spread());
+  }
+  EXPECT_GT(delays.size(), 45U) << "names spread";
+}
+
+TEST(PlanTest, JitterDelaysEachInstantByItsOwnPartAndLosesNone) {
+  Harness harness("* * * * *", MissedPolicy::kSkip);
+  harness.spec.jitter = hours(1);  // cut to the period
+  std::set<WallTime> delays;
+  std::size_t fires = 0;
+  FirePlan plan = harness.Plan(At("2026-01-01T00:00:00Z"));
+  for (int step = 0; step < 200; ++step) {
+    ASSERT_TRUE(plan.next.has_value());
+    const WallTime due = *plan.next;
+    EXPECT_THAT(harness.Plan(due - std::chrono::milliseconds(1)).fires, IsEmpty());
+    plan = harness.Plan(due);
+    ASSERT_EQ(plan.fires.size(), 1U);
+    EXPECT_LT(due - plan.fires[0], minutes(1));
+    EXPECT_GE(due, plan.fires[0]);
+    delays.insert(WallTime() + (due - plan.fires[0]));
+    ++fires;
+  }
+  EXPECT_EQ(fires, 200U);
+  EXPECT_EQ(harness.skipped, 0U);
+  EXPECT_GT(delays.size(), 150U);
+}
+
+TEST(PlanTest, RebootIsOneInstantAfterItsAnchor) {
+  Harness harness("@reboot", MissedPolicy::kSkip);
+  harness.state = StartForBoot(At("2026-01-01T00:00:00Z"), 7, true);
+  EXPECT_EQ(harness.Plan(At("2026-01-01T00:00:01Z")).fires.size(), 1U);
+  EXPECT_FALSE(harness.Plan(At("2027-01-01T00:00:00Z")).next.has_value());
+  harness.state = StartForBoot(At("2026-01-01T00:00:00Z"), 7, false);
+  EXPECT_THAT(harness.Plan(At("2026-01-01T00:00:01Z")).fires, IsEmpty());
+}
+
 TEST(PlanTest, WhilePausedEverythingDueIsRecorded) {
   Harness harness("0 * * * *");
   harness.spec.paused = true;
@@ -195,6 +352,9 @@ TEST(PlanTest, RandomClocksNeverFireAnInstantTwice) {
     const MissedPolicy policies[] = {MissedPolicy::kLast, MissedPolicy::kAll, MissedPolicy::kSkip};
     Harness harness(round % 2 == 0 ? "*/7 * * * *" : "@every 11m", policies[round % 3]);
     harness.spec.missed_max = 5;
+    harness.spec.overlap = static_cast<OverlapPolicy>(round % 5);
+    harness.spec.jitter = round % 4 == 0 ? minutes(3) : minutes(0);
+    harness.spec.spread = round % 7 == 0 ? minutes(5) : minutes(0);
     WallTime now = At("2026-01-01T00:00:00Z");
     for (int step = 0; step < 300; ++step) {
       const std::uint64_t kind = random.Below(20);
@@ -209,6 +369,13 @@ TEST(PlanTest, RandomClocksNeverFireAnInstantTwice) {
 }
 
 TEST(PlanTest, DamagedStatesAreRefused) {
+  ScheduleState waits = StartSchedule(WallTime());
+  waits.waiting = {{WallTime(seconds(2)), WallTime(seconds(3))}};
+  const std::string longer = EncodeScheduleState(waits);
+  EXPECT_EQ(*DecodeScheduleState(longer), waits);
+  EXPECT_FALSE(DecodeScheduleState(longer.substr(0, longer.size() - 1)).ok());
+  waits.waiting = {{WallTime(seconds(3)), WallTime(seconds(2))}};
+  EXPECT_FALSE(DecodeScheduleState(EncodeScheduleState(waits)).ok());
   const std::string bytes = EncodeScheduleState(StartSchedule(WallTime()));
   EXPECT_FALSE(DecodeScheduleState("").ok());
   EXPECT_FALSE(DecodeScheduleState(bytes + "x").ok());
