@@ -11,7 +11,9 @@
 #include "broker/base/thread_executor.h"
 #include "connectors/file/file_connector.h"
 #include "connectors/file/system_tree.h"
+#include "connectors/kafka/kafka_source.h"
 #include "connectors/redis/redis_source.h"
+#include "connectors/zeromq/zeromq_connector.h"
 
 namespace tocsin {
 namespace {
@@ -43,6 +45,13 @@ struct FileParts {
 
 std::string ThreadName(const SourceConfig& source) { return fmt::format("s-{}", source.name); }
 
+KafkaSourcePorts KafkaPorts(const std::string& name, const Clock& clock, Executor& owner) {
+  return {.clock = clock,
+          .owner = owner,
+          .lanes = std::make_unique<ThreadExecutor>(fmt::format("s-{}", name), clock),
+          .control = std::make_unique<ThreadExecutor>(fmt::format("c-{}", name), clock)};
+}
+
 struct Maker {
   SourceConfig source;
   const Clock& clock;
@@ -71,8 +80,14 @@ struct Maker {
     return std::make_unique<OneLane>(
         owner, [spec, self = *this] { return *MakeRedisConnector(spec, self.Ports()); });
   }
-  Made operator()(const KafkaSpec&) const { return absl::UnimplementedError("kafka"); }
-  Made operator()(const ZeromqSpec&) const { return absl::UnimplementedError("zmq"); }
+  Made operator()(const KafkaSpec& spec) const {
+    return MakeKafkaSource(spec, KafkaPorts(source.name, clock, owner));
+  }
+  Made operator()(const ZeromqSpec& spec) const {
+    TOCSIN_RETURN_IF_ERROR(MakeZeromqConnector(spec, Ports()).status());
+    return std::make_unique<OneLane>(
+        owner, [spec, self = *this] { return *MakeZeromqConnector(spec, self.Ports()); });
+  }
   Made operator()(const TimerSpec&) const {
     return absl::InternalError("a timer has no connector: the partitions run it");
   }

@@ -91,6 +91,18 @@ void SourceSet::Apply(const std::vector<SourceConfig>& sources) {
   for (const auto& [name, source] : wanted) impl_->Start(*source);
 }
 
+bool SourceSet::StopOne(const std::string& name) {
+  SourceMap stopping;
+  {
+    MutexLock lock(impl_->mutex);
+    const auto found = impl_->sources.find(name);
+    if (found == impl_->sources.end()) return false;
+    stopping.insert(impl_->sources.extract(found));
+  }
+  Impl::StopAll(std::move(stopping));
+  return true;
+}
+
 void SourceSet::Stop() {
   SourceMap stopping;
   {

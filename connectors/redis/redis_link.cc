@@ -73,6 +73,12 @@ absl::Status StatusOf(const redisReply* reply, const RedisSpec& spec, std::strin
   if (is("NOGROUP") || said.find("no such key") != std::string_view::npos) {
     return absl::NotFoundError(text);
   }
+  if (said.find("FENCED") != std::string_view::npos) {
+    return absl::FailedPreconditionError(fmt::format(
+        "{}: somebody else takes from the same processing list; give each source its own "
+        "(`processing`)",
+        spec.Endpoint()));
+  }
   if (is("LOADING") || is("BUSY ") || is("MASTERDOWN") || is("READONLY") || is("TRYAGAIN") ||
       is("CLUSTERDOWN") || is("ERR max number of clients")) {
     return absl::UnavailableError(text);

@@ -18,6 +18,34 @@ constexpr std::string_view kPrefix = "list ";
 constexpr Duration kIdleMin = std::chrono::milliseconds(5);
 constexpr Duration kIdleMax = std::chrono::milliseconds(100);
 
+// Keys: list, processing, owner. Arguments: token, elements at most, bytes at most, the end to take
+// from. Gives what is left and what was moved.
+constexpr std::string_view kTake = R"(
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+  return redis.error_reply('FENCED somebody else took over')
+end
+local out = {}
+local bytes = 0
+for i = 1, tonumber(ARGV[2]) do
+  local value = redis.call('LMOVE', KEYS[1], KEYS[2], ARGV[4], 'LEFT')
+  if not value then break end
+  out[i] = value
+  bytes = bytes + #value
+  if bytes >= tonumber(ARGV[3]) then break end
+end
+return {redis.call('LLEN', KEYS[1]), out}
+)";
+
+// Keys: processing, counter, owner. Arguments: token, how many leave, what is counted then.
+constexpr std::string_view kRelease = R"(
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+  return redis.error_reply('FENCED somebody else took over')
+end
+redis.call('LTRIM', KEYS[1], 0, -tonumber(ARGV[2]) - 1)
+redis.call('SET', KEYS[2], ARGV[3])
+return 1
+)";
+
 std::optional<std::uint64_t> NumberOfPosition(std::string_view text) {
   if (!text.starts_with(kPrefix)) return std::nullopt;
   text.remove_prefix(kPrefix.size());
@@ -35,7 +63,8 @@ RedisList::RedisList(const RedisSpec& spec, RedisRecords records, Ports ports)
       records_(std::move(records)),
       processing_(spec.processing.empty() ? fmt::format("{}:{}", spec.key, spec.name)
                                           : spec.processing),
-      counter_(processing_ + ":done") {}
+      counter_(processing_ + ":done"),
+      owner_key_(processing_ + ":owner") {}
 
 absl::Status RedisList::ConnectNow(const LaneState& restored) {
   fetched_.clear();
@@ -51,6 +80,9 @@ absl::Status RedisList::ConnectNow(const LaneState& restored) {
     durable = *number;
   }
   TOCSIN_ASSIGN_OR_RETURN(link_, RedisLink::Open(spec_, clock()));
+  // First: from here on nothing of an earlier connection happens any more.
+  TOCSIN_ASSIGN_OR_RETURN(const RedisReply token, link_->Call({"INCR", owner_key_}));
+  token_ = std::to_string(NumberOf(token.get()).value_or(0));
   TOCSIN_ASSIGN_OR_RETURN(const RedisReply counter, link_->Call({"GET", counter_}));
   TOCSIN_ASSIGN_OR_RETURN(const RedisReply length, link_->Call({"LLEN", processing_}));
   // Asked now, so that a key of another type is told before anything is moved.
@@ -74,30 +106,12 @@ absl::Status RedisList::ConnectNow(const LaneState& restored) {
 }
 
 absl::Status RedisList::Release(std::uint64_t number) {
-  const std::string last = std::to_string(-static_cast<std::int64_t>(number - released_) - 1);
-  const std::string counted = std::to_string(number);
-  link_->Send({"MULTI"});
-  link_->Send({"GET", counter_});
-  link_->Send({"LTRIM", processing_, "0", last});
-  link_->Send({"SET", counter_, counted});
-  link_->Send({"EXEC"});
-  for (int i = 0; i < 4; ++i) {
-    TOCSIN_ASSIGN_OR_RETURN(const RedisReply queued, link_->Receive());
-    TOCSIN_RETURN_IF_ERROR(StatusOf(queued.get(), spec_, "LTRIM"));
-  }
-  TOCSIN_ASSIGN_OR_RETURN(const RedisReply answer, link_->Receive());
-  TOCSIN_RETURN_IF_ERROR(StatusOf(answer.get(), spec_, "EXEC"));
-  for (const redisReply* one : ElementsOf(answer.get())) {
-    TOCSIN_RETURN_IF_ERROR(StatusOf(one, spec_, "LTRIM"));
-  }
-  const auto elements = ElementsOf(answer.get());
-  const auto before = elements.empty() ? std::nullopt : NumberOf(elements[0]);
-  const std::uint64_t expected = std::exchange(released_, number);
-  if (before && static_cast<std::uint64_t>(*before) != expected) {
-    return absl::FailedPreconditionError(
-        fmt::format("{}: somebody else takes from {} too; give each source its own `processing`",
-                    spec_.Endpoint(), processing_));
-  }
+  TOCSIN_RETURN_IF_ERROR(
+      link_
+          ->Call({"EVAL", kRelease, "3", processing_, counter_, owner_key_, token_,
+                  std::to_string(number - released_), std::to_string(number)})
+          .status());
+  released_ = number;
   return absl::OkStatus();
 }
 
@@ -118,23 +132,18 @@ absl::Status RedisList::FetchLeftOver() {
 }
 
 absl::Status RedisList::FetchNew() {
-  const char* from = spec_.take_left ? "LEFT" : "RIGHT";
-  for (std::size_t i = 0; i < count_; ++i) {
-    link_->Send({"LMOVE", spec_.key, processing_, from, "LEFT"});
-  }
-  link_->Send({"LLEN", spec_.key});
-  absl::Status failed;
-  for (std::size_t i = 0; i < count_; ++i) {
-    TOCSIN_ASSIGN_OR_RETURN(const RedisReply reply, link_->Receive());
-    if (failed.ok()) failed = StatusOf(reply.get(), spec_, "LMOVE");
-    if (reply->type == REDIS_REPLY_STRING) fetched_.emplace_back(TextOf(reply.get()));
-  }
-  TOCSIN_ASSIGN_OR_RETURN(const RedisReply length, link_->Receive());
-  const auto lag = NumberOf(length.get());
-  if (lag) {
-    Report([&](LaneReport& report) { report.lag = static_cast<std::uint64_t>(*lag); });
-  }
-  return failed;
+  TOCSIN_ASSIGN_OR_RETURN(
+      const RedisReply reply,
+      link_->Call({"EVAL", kTake, "3", spec_.key, processing_, owner_key_, token_,
+                   std::to_string(kBatchEventsMax), std::to_string(kBatchBytesMax),
+                   spec_.take_left ? "LEFT" : "RIGHT"}));
+  const auto parts = ElementsOf(reply.get());
+  if (parts.size() != 2) return absl::UnavailableError("the server's answer makes no sense");
+  for (const redisReply* element : ElementsOf(parts[1])) fetched_.emplace_back(TextOf(element));
+  Report([&](LaneReport& report) {
+    report.lag = static_cast<std::uint64_t>(NumberOf(parts[0]).value_or(0));
+  });
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SourceBatch> RedisList::PollNow(Instant until) {
@@ -159,7 +168,6 @@ absl::StatusOr<SourceBatch> RedisList::PollNow(Instant until) {
       Report([&](LaneReport& report) { report.position = std::to_string(taken_); });
       return batch;
     }
-    count_ = 16;
     const Instant now = clock().Monotonic();
     if (now >= until) return batch;
     pollfd waited{wake_fd(), POLLIN, 0};
