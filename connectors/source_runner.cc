@@ -182,6 +182,7 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
   commit_due = true;
   Update([&](SourceStatus& shown_status) {
     shown_status.events += batch.events.size();
+    shown_status.undecodable += batch.undecodable.size();
     shown_status.position = durable.value;
     if (shown_status.state == SourceState::kFull) {
       shown_status.state = SourceState::kRunning;

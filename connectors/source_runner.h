@@ -51,11 +51,12 @@ struct SourceRunnerOptions {
 
 struct SourceStatus {
   SourceState state = SourceState::kAttaching;
-  std::uint64_t events = 0;   // durable since Start()
-  std::uint64_t errors = 0;   // failures of Connect, Poll and Commit
-  std::uint64_t refused = 0;  // batches the broker had no room for, each try
-  std::string position;       // committed last
-  std::string last_error;     // empty once it runs again
+  std::uint64_t events = 0;       // durable since Start()
+  std::uint64_t undecodable = 0;  // durable as dead letters since Start()
+  std::uint64_t errors = 0;       // failures of Connect, Poll and Commit
+  std::uint64_t refused = 0;      // batches the broker had no room for, each try
+  std::string position;           // committed last
+  std::string last_error;         // empty once it runs again
 };
 
 class SourceRunner {

@@ -285,6 +285,12 @@ absl::StatusOr<v1::ListSourcesResponse> Client::ListSources() {
   return impl_->Unary("list sources", &v1::Admin::Stub::ListSources, v1::ListSourcesRequest());
 }
 
+absl::StatusOr<v1::ForgetSourceResponse> Client::ForgetSource(
+    const v1::ForgetSourceRequest& request) {
+  return impl_->Unary(fmt::format("source {}", request.name()), &v1::Admin::Stub::ForgetSource,
+                      request);
+}
+
 absl::StatusOr<v1::ListWorkersResponse> Client::ListWorkers() {
   return impl_->Unary("list workers", &v1::Admin::Stub::ListWorkers, v1::ListWorkersRequest());
 }

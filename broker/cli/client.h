@@ -70,6 +70,7 @@ class Client {
   absl::StatusOr<v1::SetTriggerStateResponse> SetTriggerState(
       const v1::SetTriggerStateRequest& request);
   absl::StatusOr<v1::ListSourcesResponse> ListSources();
+  absl::StatusOr<v1::ForgetSourceResponse> ForgetSource(const v1::ForgetSourceRequest& request);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
   absl::StatusOr<v1::ReloadResponse> Reload();
 

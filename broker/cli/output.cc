@@ -242,16 +242,18 @@ void WriteSources(const v1::ListSourcesResponse& sources, TableLook look, const 
                {"LANE"},
                {"PARTITION", true},
                {"EVENTS", true},
+               {"LAG", true},
                {"SKIPPED", true},
                {"NEXT"},
                {"POSITION"},
                {"LAST ERROR"}},
               look, sink);
   for (const v1::SourceStatus& s : sources.sources()) {
-    const bool reading = table.Row(
-        {Cell(s.name(), Tint::kCyan), s.kind(), StateCell(s.state()), s.lane(), Text(s.partition()),
-         Text(s.events()), Text(s.skipped()), TimeText(s.next_us()), s.position(),
-         Cell(s.last_error(), s.last_error().empty() ? Tint::kNone : Tint::kRed)});
+    const bool reading =
+        table.Row({Cell(s.name(), Tint::kCyan), s.kind(), StateCell(s.state()), s.lane(),
+                   Text(s.partition()), Text(s.events()), s.has_lag() ? Text(s.lag()) : "",
+                   Text(s.skipped()), TimeText(s.next_us()), s.position(),
+                   Cell(s.last_error(), s.last_error().empty() ? Tint::kNone : Tint::kRed)});
     if (!reading) return;
   }
   table.Finish();
@@ -265,7 +267,14 @@ void WriteSourcesJson(const v1::ListSourcesResponse& sources, const Table::Sink&
         .Field("lane", s.lane())
         .Field("partition", s.partition())
         .Field("events", s.events())
-        .Field("skipped", s.skipped());
+        .Field("skipped", s.skipped())
+        .Field("undecodable", s.undecodable());
+    json.Key("lag");
+    if (s.has_lag()) {
+      json.Value(s.lag());
+    } else {
+      json.Null();
+    }
     TimeField(json, "next", s.next_us());
     TextOrNull(json, "position", s.position());
     TextOrNull(json, "last_error", s.last_error());

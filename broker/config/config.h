@@ -17,7 +17,10 @@
 #include "broker/base/event.h"
 #include "broker/routing/route_table.h"
 #include "connectors/file/file_spec.h"
+#include "connectors/kafka/kafka_spec.h"
+#include "connectors/redis/redis_spec.h"
 #include "connectors/timer/timer_spec.h"
+#include "connectors/zeromq/zeromq_spec.h"
 #include "dispatch/trigger_spec.h"
 
 namespace tocsin {
@@ -85,10 +88,13 @@ struct BrokerConfig {
   TriggerPolicy defaults;  // of triggers that do not say otherwise; `function` is empty
 };
 
+using SourceSpec = std::variant<FileSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec>;
+
 struct SourceConfig {
   std::string name;
   std::string was;
-  std::variant<FileSpec, TimerSpec> spec;
+  SourceSpec spec;
+  Duration backoff_max = std::chrono::seconds(30);  // between tries to reach the outside
   ConfigLocation location;
 };
 

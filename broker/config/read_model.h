@@ -14,6 +14,9 @@ inline ConfigLocation ToConfigLocation(YamlLocation location) {
 
 void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker);
 void ReadSources(ConfigReader& reader, YamlNode node, std::vector<SourceConfig>& sources);
+void ReadKafka(ConfigReader& reader, YamlNode node, KafkaSpec& kafka);
+void ReadRedis(ConfigReader& reader, YamlNode node, RedisSpec& redis);
+void ReadZeromq(ConfigReader& reader, YamlNode node, ZeromqSpec& zeromq);
 void ReadFunctions(ConfigReader& reader, YamlNode node, std::vector<FunctionConfig>& functions);
 
 // After the others: `config` holds what triggers refer to and their defaults.

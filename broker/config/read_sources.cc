@@ -122,6 +122,9 @@ void ReadEvent(ConfigReader& reader, YamlNode node, EventOverrides& event) {
   ReadOptionalText(section, "type", event.type, "instead of `<type_prefix>.<kind>.<what>`");
   ReadOptionalText(section, "type_prefix", event.type_prefix, "instead of `dev.tocsin`");
   ReadOptionalText(section, "subject", event.subject, "instead of the kind's own subject");
+  std::optional<std::string> key;
+  ReadOptionalText(section, "partitionkey", key,
+                   "the ordering key; of queues a template, as `type`, `subject`, `attributes`");
   const YamlNode attributes =
       section.Value("attributes", "map of text", R"({"type":"object"})", "further attributes");
   const YamlNode data =
@@ -129,6 +132,14 @@ void ReadEvent(ConfigReader& reader, YamlNode node, EventOverrides& event) {
   section.Finish();
   if (reader.describing != nullptr) return;
   ReadAttributes(reader, attributes, event);
+  if (key) {
+    CheckOverride(section, "partitionkey",
+                  EventBuilder("1", "/s", "t").Attribute("partitionkey", *key));
+    if (!event.attributes.emplace("partitionkey", *key).second) {
+      section.Error("partitionkey", config_code::kDuplicateKey,
+                    "attribute `partitionkey` is given twice");
+    }
+  }
   if (event.source) CheckOverride(section, "source", EventBuilder("1", *event.source, "t"));
   if (event.type) CheckOverride(section, "type", EventBuilder("1", "/s", *event.type));
   if (event.type_prefix) {
@@ -274,45 +285,71 @@ void ReadTimer(ConfigReader& reader, YamlNode node, ScheduleSpec& schedule) {
   }
 }
 
-constexpr std::string_view kLaterKinds[] = {"kafka", "redis", "zeromq", "postgres"};
+constexpr std::string_view kKinds = "`file`, `timer`, `kafka`, `redis` or `zeromq`";
+
+// The templates of a queue's `event:` block are tried where their place is known.
+void CheckTemplates(ConfigReader& reader, YamlNode event, std::string_view kind,
+                    const EventOverrides& overrides, std::vector<std::string_view> names) {
+  if (!event.present() || reader.describing != nullptr) return;
+  const absl::Status made =
+      RecordMapper::Make("source", kind, Envelope::kAuto, overrides, names).status();
+  if (!made.ok()) {
+    reader.Error(event.location(), config_code::kBadValue, std::string(MessageOf(made)));
+  }
+}
+
+// One kind of source, if its key is there.
+template <typename Spec, typename Read>
+void ReadKind(ConfigReader& reader, YamlNode node, const EventOverrides& overrides,
+              SourceConfig& source, Read read) {
+  if (!node.present() && reader.describing == nullptr) return;
+  Spec spec;
+  spec.name = source.name;
+  spec.event = overrides;
+  read(reader, node, spec);
+  source.spec = std::move(spec);
+}
 
 void ReadSource(ConfigReader& reader, YamlNode node, SourceConfig& source) {
   Section section(reader, node, "sources.*");
   section.Text("was", source.was, "its former name: positions are taken over");
+  section.TimeSpan("backoff_max", source.backoff_max, milliseconds(10), hours(1),
+                   "between tries to reach what is read, at most; not of timers");
   const YamlNode event = section.Map("event", "replaces default attributes of its events");
   const YamlNode file = section.Map("file", "files of a directory");
   const YamlNode timer = section.Map("timer", "a schedule");
-  for (const std::string_view kind : kLaterKinds) {
-    section.Unsupported(kind, "there are `file` and `timer`, and everything can be published");
-  }
+  const YamlNode kafka = section.Map("kafka", "topics of Kafka");
+  const YamlNode redis = section.Map("redis", "a stream, list, channels or key events of Redis");
+  const YamlNode zeromq = section.Map("zeromq", "a ZeroMQ socket");
+  section.Unsupported("postgres",
+                      fmt::format("there are {}, and everything can be published", kKinds));
   section.Finish();
   EventOverrides overrides;
   ReadEvent(reader, event, overrides);
   const bool describing = reader.describing != nullptr;
-  if (file.present() && timer.present()) {
-    section.Error("timer", config_code::kConflict, "a source has one kind: `file` or `timer`");
+  int kinds = 0;
+  for (const YamlNode& kind : {file, timer, kafka, redis, zeromq}) kinds += kind.present() ? 1 : 0;
+  if (kinds > 1) {
+    section.Error(timer.present() ? "timer" : "file", config_code::kConflict,
+                  fmt::format("a source has one kind: {}", kKinds));
   }
-  if (file.present() || describing) {
-    FileSpec spec;
-    spec.name = source.name;
-    ReadFile(reader, file, spec);
-    spec.event = overrides;
-    source.spec = std::move(spec);
-  }
+  ReadKind<FileSpec>(reader, file, overrides, source, ReadFile);
   if (timer.present() || describing) {
     TimerSpec spec;
     spec.schedule.name = source.name;
     ReadTimer(reader, timer, spec.schedule);
-    spec.event = std::move(overrides);
+    spec.event = overrides;
     source.spec = std::move(spec);
   }
-  if (!file.present() && !timer.present() && !describing) {
-    bool later = false;
-    for (const std::string_view kind : kLaterKinds) later = later || section.Has(kind);
-    if (!later) {
-      reader.Error(section.location(), config_code::kMissing,
-                   fmt::format("source `{}` has no kind: `file` or `timer`", source.name));
-    }
+  ReadKind<KafkaSpec>(reader, kafka, overrides, source, ReadKafka);
+  ReadKind<RedisSpec>(reader, redis, overrides, source, ReadRedis);
+  ReadKind<ZeromqSpec>(reader, zeromq, overrides, source, ReadZeromq);
+  if (kafka.present()) CheckTemplates(reader, event, "kafka", overrides, KafkaTemplateNames());
+  if (redis.present()) CheckTemplates(reader, event, "redis", overrides, RedisTemplateNames());
+  if (zeromq.present()) CheckTemplates(reader, event, "zeromq", overrides, ZeromqTemplateNames());
+  if (kinds == 0 && !describing && !section.Has("postgres")) {
+    reader.Error(section.location(), config_code::kMissing,
+                 fmt::format("source `{}` has no kind: {}", source.name, kKinds));
   }
 }
 
@@ -330,7 +367,7 @@ void ReadSources(ConfigReader& reader, YamlNode node, std::vector<SourceConfig>&
     source.location = ToConfigLocation(entry.key.location());
     if (entry.value.kind() == YamlKind::kNull) {
       reader.Error(entry.key.location(), config_code::kMissing,
-                   fmt::format("source `{}` has no kind: `file` or `timer`", source.name));
+                   fmt::format("source `{}` has no kind: {}", source.name, kKinds));
     } else {
       ReadSource(reader, entry.value, source);
     }

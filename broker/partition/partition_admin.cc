@@ -488,6 +488,7 @@ PartitionSnapshot Partition::Impl::Snapshot() const {
     snapshot.schedules.push_back(std::move(status));
   }
   for (const auto& [id, lane] : state.lanes()) {
+    if (lane->position.empty() && lane->entry_count == 0) continue;  // forgotten
     snapshot.lanes.push_back({id, lane->position, lane->events, lane->entry_count});
   }
   for (const auto& [name, count] : unmatched_by) snapshot.unmatched_by.emplace_back(name, count);

@@ -287,6 +287,20 @@ grpc::ServerUnaryReactor* AdminService::ListSources(grpc::CallbackServerContext*
   return reactor;
 }
 
+grpc::ServerUnaryReactor* AdminService::ForgetSource(grpc::CallbackServerContext* context,
+                                                     const v1::ForgetSourceRequest* request,
+                                                     v1::ForgetSourceResponse* response) {
+  grpc::ServerUnaryReactor* refused = nullptr;
+  grpc::ServerUnaryReactor* reactor = Admit(context, "forgetting a source", &refused);
+  if (reactor == nullptr) return refused;
+  ports_.host.ForgetSource(request->name(), request->dry_run(),
+                           [reactor, response](absl::StatusOr<v1::ForgetSourceResponse> forgotten) {
+                             if (forgotten.ok()) *response = *std::move(forgotten);
+                             reactor->Finish(ToGrpcStatus(forgotten.status()));
+                           });
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* AdminService::ListWorkers(grpc::CallbackServerContext* context,
                                                     const v1::ListWorkersRequest*,
                                                     v1::ListWorkersResponse* response) {

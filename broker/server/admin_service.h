@@ -43,6 +43,9 @@ class AdminHost {
   // Every configured source that is no schedule, one entry per lane.
   virtual void DescribeSources(v1::ListSourcesResponse& response) const = 0;
   virtual void Reload(absl::AnyInvocable<void(ReloadReport)> done) = 0;
+  // Its lanes begin anew, at once if it is configured. See ForgetLanes().
+  using ForgetDone = absl::AnyInvocable<void(absl::StatusOr<v1::ForgetSourceResponse>)>;
+  virtual void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) = 0;
 };
 
 class AdminService final : public v1::Admin::CallbackService {
@@ -71,6 +74,9 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* SetTriggerState(grpc::CallbackServerContext* context,
                                             const v1::SetTriggerStateRequest* request,
                                             v1::SetTriggerStateResponse* response) override;
+  grpc::ServerUnaryReactor* ForgetSource(grpc::CallbackServerContext* context,
+                                         const v1::ForgetSourceRequest* request,
+                                         v1::ForgetSourceResponse* response) override;
   grpc::ServerUnaryReactor* ListSources(grpc::CallbackServerContext* context,
                                         const v1::ListSourcesRequest* request,
                                         v1::ListSourcesResponse* response) override;

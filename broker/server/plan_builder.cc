@@ -10,14 +10,11 @@
 #include <variant>
 
 #include "broker/base/status.h"
+#include "broker/server/source_kinds.h"
 #include "broker/server/timer_event.h"
 
 namespace tocsin {
 namespace {
-
-std::string_view KindOf(const SourceConfig& source) {
-  return std::holds_alternative<FileSpec>(source.spec) ? "file" : "timer";
-}
 
 template <typename T>
 std::map<std::string, const T*> ByName(const std::vector<T>& all, std::string (*name)(const T&)) {
@@ -61,8 +58,10 @@ void DescribeSources(const Config& before, const Config& after, std::vector<std:
   for (const SourceConfig& source : after.sources) {
     const auto old = old_by_name.find(source.name);
     if (old == old_by_name.end()) {
-      lines.push_back(fmt::format("source `{}`: added ({})", source.name, KindOf(source)));
-    } else if (!(old->second->spec == source.spec)) {
+      lines.push_back(
+          fmt::format("source `{}`: added ({})", source.name, KindOfSource(source.spec)));
+    } else if (!(old->second->spec == source.spec) ||
+               old->second->backoff_max != source.backoff_max) {
       lines.push_back(fmt::format("source `{}`: changed", source.name));
     }
   }

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <utility>
+#include <variant>
 
 #include "broker/base/status.h"
 #include "broker/schedule/time_zone.h"
+#include "broker/server/forget_source.h"
 #include "broker/server/plan_builder.h"
 #include "broker/server/server_impl.h"
 
@@ -114,6 +116,33 @@ void Server::Impl::WatchTimeZones() {
 
 void Server::Impl::Reload(absl::AnyInvocable<void(ReloadReport)> done) {
   control->Post([this, done = std::move(done)]() mutable { done(ReloadNow()); });
+}
+
+void Server::Impl::ForgetSource(const std::string& name, bool dry_run, ForgetDone done) {
+  control->Post([this, name, dry_run, done = std::move(done)]() mutable {
+    MutexLock lock(reload_mutex);
+    const bool timer = std::any_of(
+        config.sources.begin(), config.sources.end(), [&name](const SourceConfig& source) {
+          return source.name == name && std::holds_alternative<TimerSpec>(source.spec);
+        });
+    if (timer) {
+      return done(absl::FailedPreconditionError(fmt::format(
+          "source `{}` is a timer: it remembers only which instants have fired", name)));
+    }
+    const bool configured = !dry_run && sources->StopOne(name);
+    absl::StatusOr<ForgottenLanes> forgotten = ForgetLanes(name, dry_run, *shards);
+    if (configured) sources->Apply(config.sources);
+    if (!forgotten.ok()) return done(forgotten.status());
+    if (!dry_run) {
+      log.Info(fmt::format("source `{}`: forgot how far it had come ({} lanes)", name,
+                           forgotten->lanes));
+    }
+    v1::ForgetSourceResponse response;
+    response.set_lanes(forgotten->lanes);
+    response.set_entries(forgotten->entries);
+    response.set_configured(configured);
+    done(std::move(response));
+  });
 }
 
 void Server::Impl::DescribeProcess(v1::StatusResponse& response) const {

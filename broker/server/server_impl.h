@@ -60,6 +60,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   void DescribeProcess(v1::StatusResponse& response) const override;
   void DescribeSources(v1::ListSourcesResponse& response) const override;
   void Reload(absl::AnyInvocable<void(ReloadReport)> done) override;
+  void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) override;
 
   // PartitionObserver
   void Warn(PartitionId partition, std::string_view code, const std::string& message) override;

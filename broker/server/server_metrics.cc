@@ -42,25 +42,55 @@ void ServerMetrics::Register(const Sources& sources) {
   RegisterJournal(sources.journal);
   RegisterPartitions();
   RegisterTriggers();
-  registry_.AddCollector("tocsin_source_errors_total", "Failures of a source's connector.",
-                         Kind::kCounter, [list = sources.sources] {
+  RegisterSources(sources.sources);
+}
+
+void ServerMetrics::RegisterSources(const std::function<std::vector<SourceSample>()>& list) {
+  using Value = std::function<std::optional<double>(const SourceSample&)>;
+  const auto add = [&](const std::string& name, const std::string& help, Kind kind, Value value) {
+    registry_.AddCollector(name, help, kind, [list, value = std::move(value)] {
+      Samples samples;
+      for (const SourceSample& source : list()) {
+        const std::optional<double> number = value(source);
+        if (!number) continue;
+        MetricLabels labels = {{"source", source.name}};
+        if (!source.lane.empty()) labels.emplace_back("lane", source.lane);
+        samples.push_back({.labels = std::move(labels), .value = *number});
+      }
+      return samples;
+    });
+  };
+  const auto number = [](std::uint64_t SourceSample::*field) {
+    return [field](const SourceSample& source) {
+      return std::optional(static_cast<double>(source.*field));
+    };
+  };
+  add("tocsin_source_errors_total", "Failures of a source's connector.", Kind::kCounter,
+      number(&SourceSample::errors));
+  add("tocsin_source_events_total", "Events of a source that became durable.", Kind::kCounter,
+      number(&SourceSample::events));
+  add("tocsin_source_undecodable_total", "What came and became a dead letter at once.",
+      Kind::kCounter, number(&SourceSample::undecodable));
+  add("tocsin_source_refused_total", "Batches there was no room for, each try.", Kind::kCounter,
+      number(&SourceSample::refused));
+  add("tocsin_source_skipped",
+      "What was passed over: unusable files of the last listing; entries lost outside.",
+      Kind::kGauge, number(&SourceSample::skipped));
+  add("tocsin_source_lag", "What the outside has and was not read, where that is known.",
+      Kind::kGauge, [](const SourceSample& source) {
+        return source.lag ? std::optional(static_cast<double>(*source.lag)) : std::nullopt;
+      });
+  registry_.AddCollector("tocsin_source_state", "1 for the state a source is in.", Kind::kGauge,
+                         [list] {
                            Samples samples;
                            for (const SourceSample& source : list()) {
-                             samples.push_back({.labels = {{"source", source.name}},
-                                                .value = static_cast<double>(source.errors)});
+                             MetricLabels labels = {{"source", source.name}};
+                             if (!source.lane.empty()) labels.emplace_back("lane", source.lane);
+                             labels.emplace_back("state", source.state);
+                             samples.push_back({.labels = std::move(labels), .value = 1});
                            }
                            return samples;
                          });
-  registry_.AddCollector(
-      "tocsin_source_state", "1 for the state a source is in.", Kind::kGauge,
-      [list = sources.sources] {
-        Samples samples;
-        for (const SourceSample& source : list()) {
-          samples.push_back(
-              {.labels = {{"source", source.name}, {"state", source.state}}, .value = 1});
-        }
-        return samples;
-      });
 }
 
 void ServerMetrics::Update(std::vector<PartitionSnapshot> snapshots) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,8 +28,14 @@ class ServerMetrics {
  public:
   struct SourceSample {
     std::string name;
+    std::string lane;
     std::string state;
     std::uint64_t errors = 0;
+    std::uint64_t events = 0;
+    std::uint64_t undecodable = 0;
+    std::uint64_t refused = 0;
+    std::uint64_t skipped = 0;
+    std::optional<std::uint64_t> lag;
   };
   struct Sources {
     PublishCounters* publish = nullptr;
@@ -59,6 +66,7 @@ class ServerMetrics {
   void RegisterWorkers(const WorkerCounters& counters, const Dispatcher& dispatcher);
   void RegisterJournal(std::function<JournalInfo()> info);
   void RegisterTriggers();
+  void RegisterSources(const std::function<std::vector<SourceSample>()>& list);
   void RegisterPartitions();
   void AddOne(const std::string& name, const std::string& help, MetricsRegistry::SampleKind kind,
               std::function<double()> value);

@@ -12,33 +12,16 @@
 #include "broker/base/random.h"
 #include "broker/base/status.h"
 #include "broker/base/thread_executor.h"
-#include "broker/server/lane_sink.h"
-#include "connectors/file/file_connector.h"
-#include "connectors/file/system_tree.h"
-#include "connectors/source_runner.h"
+#include "broker/server/running_source.h"
 
 namespace tocsin {
 namespace {
 
-// One configured source at work. Members are in the order in which they need each other.
-struct RunningFile {
-  RunningFile(const SourceConfig& source, const FileSpec& file, std::unique_ptr<DirectoryTree> made,
-              Shards& shards, const Clock& clock, Executor& owner)
-      : spec(file),
-        was(source.was),
-        tree(std::move(made)),
-        lane(fmt::format("f-{}", source.name), clock),
-        connector(file, {.tree = *tree, .clock = clock, .owner = owner, .lane = lane}),
-        sink(LaneId{source.name, ""}, source.was, shards, owner) {}
+using SourceMap = std::map<std::string, std::unique_ptr<RunningSource>>;
 
-  const FileSpec spec;
-  const std::string was;
-  const std::unique_ptr<DirectoryTree> tree;
-  ThreadExecutor lane;
-  FileConnector connector;
-  LaneSink sink;
-  std::unique_ptr<SourceRunner> runner;
-};
+bool SameSource(const SourceConfig& a, const SourceConfig& b) {
+  return a.spec == b.spec && a.backoff_max == b.backoff_max;
+}
 
 }  // namespace
 
@@ -46,55 +29,38 @@ struct SourceSet::Impl {
   explicit Impl(const Ports& ports_in)
       : ports(ports_in), owner("sources", ports.clock), random(SystemSeed()) {}
 
-  void Start(const SourceConfig& source, const FileSpec& file);
+  void Start(const SourceConfig& source);
   // Waits until each has stopped.
-  static void StopAll(std::map<std::string, std::unique_ptr<RunningFile>> stopping);
+  static void StopAll(SourceMap stopping);
 
   const Ports ports;
   ThreadExecutor owner;
   SeededRandom random;  // of the owner's thread
   mutable Mutex mutex;
-  std::map<std::string, std::unique_ptr<RunningFile>> files ABSL_GUARDED_BY(mutex);
+  SourceMap sources ABSL_GUARDED_BY(mutex);
 };
 
-void SourceSet::Impl::Start(const SourceConfig& source, const FileSpec& file) {
-  absl::StatusOr<std::unique_ptr<DirectoryTree>> tree = MakeSystemTree(file.path, ports.clock);
-  if (!tree.ok()) {
+void SourceSet::Impl::Start(const SourceConfig& source) {
+  auto made = RunningSource::Make(source, {.shards = ports.shards,
+                                           .clock = ports.clock,
+                                           .log = ports.log,
+                                           .owner = owner,
+                                           .random = random});
+  if (!made.ok()) {
     ports.log.Error("T0208", fmt::format("source `{}` was not started: {}", source.name,
-                                         MessageOf(tree.status())));
+                                         MessageOf(made.status())));
     return;
   }
-  auto running = std::make_unique<RunningFile>(source, file, *std::move(tree), ports.shards,
-                                               ports.clock, owner);
-  running->runner = std::make_unique<SourceRunner>(
-      SourceRunnerOptions(),
-      SourceRunner::Ports{
-          .connector = running->connector,
-          .sink = running->sink,
-          .executor = owner,
-          .clock = ports.clock,
-          .random = random,
-          .report = [this, name = source.name, told = false](const absl::Status& status) mutable {
-            if (absl::IsCancelled(status)) return;  // it was stopped
-            if (!status.ok()) {
-              const bool now = ports.log.Limited(
-                  fmt::format("source/{}", name), LogLevel::kWarn, "T0208",
-                  fmt::format("source `{}` waits and tries again: {}", name, MessageOf(status)));
-              told = told || now;
-            } else if (std::exchange(told, false)) {
-              ports.log.Info(fmt::format("source `{}` works again", name));
-            }
-          }});
-  running->runner->Start();
+  (*made)->Start();
   MutexLock lock(mutex);
-  files[source.name] = std::move(running);
+  sources[source.name] = *std::move(made);
 }
 
-void SourceSet::Impl::StopAll(std::map<std::string, std::unique_ptr<RunningFile>> stopping) {
+void SourceSet::Impl::StopAll(SourceMap stopping) {
   std::map<std::string, std::promise<void>> stopped;
-  for (auto& [name, file] : stopping) {
+  for (auto& [name, source] : stopping) {
     std::promise<void>& promise = stopped[name];
-    file->runner->Stop([&promise] { promise.set_value(); });
+    source->Stop([&promise] { promise.set_value(); });
   }
   for (auto& [name, promise] : stopped) promise.get_future().wait();
 }
@@ -105,64 +71,56 @@ SourceSet::~SourceSet() { Stop(); }
 void SourceSet::Apply(const std::vector<SourceConfig>& sources) {
   std::map<std::string, const SourceConfig*> wanted;
   for (const SourceConfig& source : sources) {
-    if (std::holds_alternative<FileSpec>(source.spec)) wanted.emplace(source.name, &source);
+    if (!std::holds_alternative<TimerSpec>(source.spec)) wanted.emplace(source.name, &source);
   }
-  std::map<std::string, std::unique_ptr<RunningFile>> stopping;
+  SourceMap stopping;
   {
     MutexLock lock(impl_->mutex);
-    for (auto it = impl_->files.begin(); it != impl_->files.end();) {
+    for (auto it = impl_->sources.begin(); it != impl_->sources.end();) {
       const auto found = wanted.find(it->first);
-      if (found != wanted.end() && std::get<FileSpec>(found->second->spec) == it->second->spec) {
+      if (found != wanted.end() && SameSource(*found->second, it->second->config())) {
         wanted.erase(found);
         ++it;
       } else {
         stopping.emplace(it->first, std::move(it->second));
-        it = impl_->files.erase(it);
+        it = impl_->sources.erase(it);
       }
     }
   }
   Impl::StopAll(std::move(stopping));
-  for (const auto& [name, source] : wanted) {
-    impl_->Start(*source, std::get<FileSpec>(source->spec));
+  for (const auto& [name, source] : wanted) impl_->Start(*source);
+}
+
+bool SourceSet::StopOne(const std::string& name) {
+  SourceMap stopping;
+  {
+    MutexLock lock(impl_->mutex);
+    const auto found = impl_->sources.find(name);
+    if (found == impl_->sources.end()) return false;
+    stopping.insert(impl_->sources.extract(found));
   }
+  Impl::StopAll(std::move(stopping));
+  return true;
 }
 
 void SourceSet::Stop() {
-  std::map<std::string, std::unique_ptr<RunningFile>> stopping;
+  SourceMap stopping;
   {
     MutexLock lock(impl_->mutex);
-    stopping.swap(impl_->files);
+    stopping.swap(impl_->sources);
   }
   Impl::StopAll(std::move(stopping));
 }
 
 void SourceSet::Describe(v1::ListSourcesResponse& response) const {
   MutexLock lock(impl_->mutex);
-  for (const auto& [name, file] : impl_->files) {
-    const SourceStatus runner = file->runner->status();
-    const FileSourceCounts counts = file->connector.counts();
-    v1::SourceStatus& status = *response.add_sources();
-    status.set_name(name);
-    status.set_kind("file");
-    status.set_state(std::string(SourceStateName(runner.state)));
-    status.set_partition(file->sink.partition().value());
-    status.set_skipped(counts.skipped);
-    status.set_position(
-        fmt::format("{} files seen{}", counts.remembered,
-                    counts.waiting == 0 ? "" : fmt::format(", {} not complete", counts.waiting)));
-    status.set_last_error(runner.last_error.empty() ? counts.note : runner.last_error);
-  }
+  for (const auto& [name, source] : impl_->sources) source->Describe(response);
 }
 
 std::vector<ServerMetrics::SourceSample> SourceSet::Samples() const {
   std::vector<ServerMetrics::SourceSample> samples;
   MutexLock lock(impl_->mutex);
-  for (const auto& [name, file] : impl_->files) {
-    const SourceStatus status = file->runner->status();
-    samples.push_back({.name = name,
-                       .state = std::string(SourceStateName(status.state)),
-                       .errors = status.errors});
-  }
+  for (const auto& [name, source] : impl_->sources) source->Sample(samples);
   return samples;
 }
 

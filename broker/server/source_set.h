@@ -1,11 +1,12 @@
 // SourceSet: the configured sources that need a connector, running. Timers are not among them: they
 // are schedules of the partitions (plan_builder.h).
 //
-// Threading: Apply and Stop on one thread at a time; Describe and Samples on any.
+// Threading: Apply, StopOne and Stop on one thread at a time; Describe and Samples on any.
 
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "broker/base/clock.h"
@@ -33,6 +34,9 @@ class SourceSet {
 
   // Starts what is new, stops what is gone, and restarts what changed; the others notice nothing.
   void Apply(const std::vector<SourceConfig>& sources);
+
+  // Stops one, until the next Apply(); false if there is none of that name.
+  bool StopOne(const std::string& name);
 
   // Every lane is detached when it returns, and nothing is appended any more. Idempotent.
   void Stop();

@@ -88,6 +88,17 @@ FileSourceCounts FileConnector::counts() const {
   return counts_;
 }
 
+LaneReport FileConnector::report() const {
+  const FileSourceCounts shown = counts();
+  LaneReport report;
+  report.position =
+      fmt::format("{} files seen{}", shown.remembered,
+                  shown.waiting == 0 ? "" : fmt::format(", {} not complete", shown.waiting));
+  report.skipped = shown.skipped;
+  report.note = shown.note;
+  return report;
+}
+
 void FileConnector::Show() {
   MutexLock lock(mutex_);
   counts_.remembered = tracker_.seen_count();

@@ -64,6 +64,8 @@ class FileConnector final : public SourceConnector {
   void Settled(std::span<const LaneEventRef> events, SettledAs as) override;
   void Cancel() override;
 
+  LaneReport report() const override;
+
   FileSourceCounts counts() const;
 
  private:

@@ -1,21 +1,18 @@
 #include "tests/contract/source_contract.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "broker/base/mutex.h"
 #include "broker/base/system_clock.h"
 #include "broker/base/thread_executor.h"
 #include "broker/virtual/one_thread_executor.h"
 #include "connectors/file/file_connector.h"
 #include "connectors/file/system_tree.h"
+#include "tests/contract/source_mailbox.h"
 #include "tests/unit/connectors/fake_tree.h"
 
 namespace tocsin {
@@ -86,53 +83,13 @@ class RealFileRig final : public SourceRig {
     }
   }
   bool RunUntil(const std::function<bool()>& finished) override {
-    const Instant end = clock_.Monotonic() + std::chrono::seconds(10);
-    while (!finished()) {
-      if (clock_.Monotonic() > end) return false;
-      owner_.RunUntilIdle();
-      owner_.Wait(std::chrono::milliseconds(20));
-    }
-    return true;
+    return owner_.RunUntil(clock_, finished);
   }
 
  private:
-  // Posted to by the lane's thread, run by the test's.
-  class Mailbox final : public Executor {
-   public:
-    ~Mailbox() override { ::close(posted_); }
-    void Post(Task task) override {
-      {
-        MutexLock lock(mutex_);
-        tasks_.push_back(std::move(task));
-      }
-      const std::uint64_t one = 1;
-      EXPECT_EQ(::write(posted_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
-    }
-    void PostAt(Instant, Task) override { ADD_FAILURE() << "the connector has no timers here"; }
-    void RunUntilIdle() {
-      std::vector<Task> tasks;
-      {
-        MutexLock lock(mutex_);
-        tasks.swap(tasks_);
-      }
-      for (Task& task : tasks) task();
-    }
-    void Wait(std::chrono::milliseconds at_most) const {
-      pollfd waited{posted_, POLLIN, 0};
-      if (::poll(&waited, 1, static_cast<int>(at_most.count())) <= 0) return;
-      std::uint64_t count = 0;
-      EXPECT_EQ(::read(posted_, &count, sizeof(count)), static_cast<ssize_t>(sizeof(count)));
-    }
-
-   private:
-    const int posted_ = ::eventfd(0, EFD_CLOEXEC);
-    Mutex mutex_;
-    std::vector<Task> tasks_ ABSL_GUARDED_BY(mutex_);
-  };
-
   SystemClock clock_;
   std::string dir_;
-  Mailbox owner_;
+  SourceMailbox owner_;
   std::unique_ptr<DirectoryTree> tree_;
   std::unique_ptr<ThreadExecutor> lane_;
   std::unique_ptr<FileConnector> connector_;
