@@ -91,7 +91,8 @@ def fixture_client(kafka):
 
 def source(kafka, keys, event="", name="in", address=None):
     return ("sources:\n  %s:\n    backoff_max: 300ms\n%s    kafka: { brokers: [\"%s\"],"
-            " discover: 300ms, %s }\n" % (name, event and "    event: %s\n" % event, address or kafka.address, keys)
+            " discover: 300ms, %s }\n"
+            % (name, event and "    event: %s\n" % event, address or kafka.address, keys)
             ) + one_trigger()
 
 
