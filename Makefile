@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
-        isolation backlog fresh-clone deps deps-tests fmt fmt-check tidy asan tsan analyze \
-        fuzz clean
+        isolation backlog queues fresh-clone deps deps-tests fmt fmt-check tidy asan tsan \
+        analyze fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -14,6 +14,7 @@ KILLS ?= 500
 CUTS ?= 300
 MINUTES ?= 60
 EVENTS ?= 1000000
+RECORDS ?= 1000000
 ISOLATION ?= # e.g. --rounds 5 --only mute
 PYTHON := /usr/bin/python3
 # What `make build` makes: the program, the C++ worker of the quickstart and the Python package.
@@ -105,6 +106,12 @@ backlog: deps-tests  ## EVENTS=n events behind absent workers, drained in order 
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target backlog_test tocsin
 	@TOCSIN_BACKLOG_EVENTS=$(EVENTS) build/tests/backlog_test
+
+queues: deps-tests  ## RECORDS=n of Kafka and Redis exactly once across kills (default a million)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@TOCSIN_QUEUE_RECORDS=$(RECORDS) ctest --test-dir build -R '^(kafka|redis)_source_test$$' \
+	  --timeout 14400 --verbose
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
 	@cmake --preset fuzz

@@ -16,13 +16,15 @@ from queue_rig import free_port
 
 VERSION = "3.9.1"
 START_WITHIN = 120.0
-POM = """<project><modelVersion>4.0.0</modelVersion><groupId>t</groupId><artifactId>kafka</artifactId>
-<version>1</version><packaging>pom</packaging><dependencies>
+POM = """<project><modelVersion>4.0.0</modelVersion><groupId>t</groupId>
+<artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>
 <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+<version>%s</version></dependency>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId>
 <version>%s</version></dependency>
 <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId>
 <version>1.7.36</version></dependency></dependencies></project>
-""" % VERSION
+""" % (VERSION, VERSION)
 PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}

@@ -68,7 +68,8 @@ class Client:
     def produce(self, topic, records, **settings):
         """(key, value, headers) each; waits until they are acknowledged."""
         producer = confluent_kafka.Producer({
-            "bootstrap.servers": self.kafka.address, "linger.ms": 5, "partitioner": "murmur2_random",
+            "bootstrap.servers": self.kafka.address, "linger.ms": 5,
+            "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 2000000, **settings})
         failed = []
         for number, (key, value, headers) in enumerate(records):
@@ -89,8 +90,9 @@ def fixture_client(kafka):
 
 
 def source(kafka, keys, event="", name="in", address=None):
-    return ("sources:\n  %s:\n    backoff_max: 300ms\n%s    kafka: { brokers: [\"%s\"], discover: 300ms,"
-            " %s }\n" % (name, event and "    event: %s\n" % event, address or kafka.address, keys)
+    return ("sources:\n  %s:\n    backoff_max: 300ms\n%s    kafka: { brokers: [\"%s\"],"
+            " discover: 300ms, %s }\n"
+            % (name, event and "    event: %s\n" % event, address or kafka.address, keys)
             ) + one_trigger()
 
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 
-from fault_rig import CloudEvent, eventually
+from fault_rig import CloudEvent, eventually, message
 
 WAIT_MAX = 20.0
 
@@ -34,8 +34,12 @@ def data_of(event):
     return event.text_data or event.binary_data.decode()
 
 
-def stored_events(broker):
-    return [CloudEvent.FromString(one.event) for one in broker.stored()]
+def stored_events(broker, within=1200.0):
+    """All that are stored, in order; there may be a million."""
+    call = broker._channel.unary_stream("/tocsin.v1.Admin/Tail", lambda raw: raw,
+                                        message("TailEvent").FromString)
+    sent = message("TailRequest")(**{"from": "start"}).SerializeToString()
+    return [CloudEvent.FromString(one.event) for one in call(sent, timeout=within)]
 
 
 def source_status(broker, name, lane=""):

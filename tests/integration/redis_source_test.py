@@ -21,7 +21,8 @@ def fixture_redis(tmp_path):
 
 
 def source(redis, keys, event="", url=None):
-    return ("sources:\n  in:\n    backoff_max: 200ms\n%s    redis: { url: \"%s\", timeout: 2s, %s }\n"
+    return ("sources:\n  in:\n    backoff_max: 200ms\n%s"
+            "    redis: { url: \"%s\", timeout: 2s, %s }\n"
             % (event and "    event: %s\n" % event, url or redis.url, keys)) + one_trigger()
 
 
@@ -57,8 +58,8 @@ def test_stream_gives_each_entry_once_with_attributes_from_templates(make, redis
     redis.do("XADD", "s", "5-1", "user", "ann", "payload", '{"kind":"paid","n":1}')
     broker = make(rest=source(
         redis, "stream: s, data_field: payload",
-        "{ type: 'shop.{data.kind}', subject: '{stream}/{field.user}', partitionkey: '{field.user}',"
-        " attributes: { number: '{data.n}' } }"), shim=False).start()
+        "{ type: 'shop.{data.kind}', subject: '{stream}/{field.user}',"
+        " partitionkey: '{field.user}', attributes: { number: '{data.n}' } }"), shim=False).start()
     event = holds_events(broker, 1)[0]
     told = attributes_of(event)
     assert told["id"] == "5-1"
@@ -225,8 +226,10 @@ def test_list_elements_of_an_earlier_life_are_taken_once(make, redis):
 def test_published_messages_and_key_events_become_events(make, redis):
     redis.do("CONFIG", "SET", "notify-keyspace-events", "")
     rest = ("sources:\n"
-            "  in: { backoff_max: 200ms, redis: { url: \"%s\", channels: [news], patterns: [\"a.*\"] } }\n"
-            "  gone: { backoff_max: 200ms, redis: { url: \"%s\", keyevents: [expired], keys: \"session:*\" } }\n"
+            "  in: { backoff_max: 200ms,"
+            " redis: { url: \"%s\", channels: [news], patterns: [\"a.*\"] } }\n"
+            "  gone: { backoff_max: 200ms,"
+            " redis: { url: \"%s\", keyevents: [expired], keys: \"session:*\" } }\n"
             % (redis.url, redis.url)) + one_trigger()
     broker = make(rest=rest, shim=False).start()
     eventually(lambda: state(broker) == "running")
@@ -266,9 +269,9 @@ def test_acl_user_is_used_and_what_it_lacks_is_told_without_the_password(make, r
     broker.set_config(source(redis, "stream: s", url=right))
     assert broker.run("reload").returncode == 0
     holds_events(broker, 1)
-    broker.set_config(source(redis, "list: l", url=right))
+    broker.set_config(source(redis, "stream: other", url=right).replace("  in:", "  out:"))
     assert broker.run("reload").returncode == 0
-    stands(broker, "NOPERM")
+    eventually(lambda: "NOPERM" in (source_status(broker, "out") or {}).get("last_error", ""))
     assert "hunter" not in broker.log()
 
 
