@@ -25,6 +25,10 @@ std::unique_ptr<Command> NewRoot() {
   AddStatus(*root);
   AddReload(*root);
   AddWork(*root);
+  AddCron(*root);
+  AddImport(*root);
+  AddSimulate(*root);
+  AddSupervise(*root);
   AddVersion(*root);
   AddCompletion(*root);
   return root;

@@ -21,6 +21,10 @@ void AddDead(Command& root);
 void AddStatus(Command& root);
 void AddReload(Command& root);
 void AddWork(Command& root);
+void AddCron(Command& root);
+void AddImport(Command& root);
+void AddSimulate(Command& root);
+void AddSupervise(Command& root);
 void AddVersion(Command& root);
 void AddCompletion(Command& root);
 

@@ -50,6 +50,8 @@ void AddServe(Command& root) {
     if (!flags->listen.empty()) options.listen = flags->listen;
     if (!flags->http.empty()) options.http = flags->http;
     options.degraded = flags->degraded;
+    // This program, whatever has become of the path that it was started by.
+    options.supervisor = {"/proc/self/exe", "supervise"};
     return RunServer(std::move(options));
   };
 }

@@ -15,6 +15,7 @@
 
 #include "broker/base/clock.h"
 #include "broker/base/event.h"
+#include "broker/config/local_function.h"
 #include "broker/routing/route_table.h"
 #include "connectors/file/file_spec.h"
 #include "connectors/kafka/kafka_spec.h"
@@ -98,9 +99,10 @@ struct SourceConfig {
   ConfigLocation location;
 };
 
-struct FunctionConfig {  // served by attached workers
+struct FunctionConfig {
   std::string name;
   ConfigLocation location;
+  std::optional<ExecSpec> exec;  // without it served by attached workers alone
 };
 
 struct TriggerConfig {

@@ -243,21 +243,6 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy) {
   }
 }
 
-void ReadFunctions(ConfigReader& reader, YamlNode node, std::vector<FunctionConfig>& functions) {
-  if (reader.describing != nullptr) return;
-  for (const YamlEntry& entry : NamedEntries(reader, node, "function")) {
-    FunctionConfig function{std::string(entry.key.text()), ToConfigLocation(entry.key.location())};
-    Section section(reader, entry.value, "functions.*");
-    const std::string instead = fmt::format(
-        "workers attach over gRPC: write `{}: {{}}` and run `tocsin work {} -- COMMAND`",
-        function.name, function.name);
-    section.Unsupported("exec", instead);
-    section.Unsupported("run", instead);
-    section.Finish();
-    functions.push_back(std::move(function));
-  }
-}
-
 void ReadTriggers(ConfigReader& reader, YamlNode node, Config& config) {
   if (reader.describing != nullptr) {
     TriggerConfig trigger;

@@ -319,9 +319,8 @@ absl::StatusOr<std::shared_ptr<const Schedule>> Schedule::Parse(const ScheduleSp
     return Result(std::make_shared<AtSchedule>(spec, instant));
   }
   if (text == "@reboot") return Result(std::make_shared<RebootSchedule>(spec));
-  std::string_view expression = spec.cron;
+  const std::string expression = CronTextOf(spec.cron);
   if (text.starts_with("@")) {
-    expression = MacroExpression(text);
     if (expression.empty()) {
       return absl::InvalidArgumentError(fmt::format(
           "column 1: unknown '{}'; known are @hourly, @daily, @midnight, @weekly, @monthly, "
@@ -332,6 +331,12 @@ absl::StatusOr<std::shared_ptr<const Schedule>> Schedule::Parse(const ScheduleSp
   }
   TOCSIN_ASSIGN_OR_RETURN(CronExpression cron, CronExpression::Parse(expression, spec.name));
   return Result(std::make_shared<CronSchedule>(spec, std::move(cron), zone));
+}
+
+std::string CronTextOf(std::string_view cron) {
+  const std::string_view text = Trim(cron);
+  // As it was given, so that columns in errors are right.
+  return std::string(text.starts_with("@") ? MacroExpression(text) : cron);
 }
 
 std::optional<WallTime> Schedule::NextAfter(WallTime after, WallTime anchor) const {

@@ -152,6 +152,10 @@ struct InstantRange {
 };
 inline constexpr std::size_t kWaitingRangesMax = 8;
 
+// The cron expression that `cron` is or stands for (@hourly); empty for @every, @at, @reboot and
+// unknown names.
+std::string CronTextOf(std::string_view cron);
+
 // What the partition keeps of a schedule, journaled whenever a plan changes it. A new schedule
 // starts with StartSchedule().
 struct ScheduleState {

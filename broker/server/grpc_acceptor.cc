@@ -3,12 +3,20 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <cerrno>
+#include <cstring>
+#include <optional>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -125,6 +133,51 @@ struct GrpcAcceptor::Impl {
     take(listener.acceptor.native_handle(), fd);
   }
 
+  absl::Status OpenLocal(const std::string& path) {
+    const auto failed = [&path](const char* what) {
+      return absl::FailedPreconditionError(
+          fmt::format("T0202: cannot {} {}: {}", what, path, std::strerror(errno)));
+    };
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) {
+      errno = ENAMETOOLONG;
+      return failed("listen on");
+    }
+    std::memcpy(address.sun_path, path.data(), path.size());
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return failed("make");
+    local.emplace(context, fd);
+    unlink(path.c_str());
+    // Nobody can connect before the listening begins, so the mode is in time.
+    if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+        chmod(path.c_str(), 0600) != 0 || listen(fd, SOMAXCONN) != 0) {
+      return failed("listen on");
+    }
+    local_path = path;
+    return absl::OkStatus();
+  }
+
+  void AcceptLocal() {
+    local->async_wait(asio::posix::stream_descriptor::wait_read, [this](error_code error) {
+      if (error) return;
+      const int fd =
+          accept4(local->native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+      if (fd >= 0) {
+        take(local->native_handle(), fd);
+      } else if (error_code failed(errno, boost::system::system_category());
+                 !IsOfOneConnection(failed)) {
+        Complain(failed);
+        local_pause.expires_after(kAcceptPause);
+        local_pause.async_wait([this](error_code ended) {
+          if (!ended) AcceptLocal();
+        });
+        return;
+      }
+      AcceptLocal();
+    });
+  }
+
   void Complain(const error_code& error) {
     const Instant now = clock.Monotonic();
     if (told && now - *told < kWarnEvery) return;
@@ -147,6 +200,9 @@ struct GrpcAcceptor::Impl {
   std::optional<Instant> told;
   asio::io_context context{1};
   std::vector<std::unique_ptr<Listener>> listeners;
+  std::optional<asio::posix::stream_descriptor> local;
+  asio::steady_timer local_pause{context};
+  std::string local_path;
 
   ThreadExecutor thread;  // last: it ends before what it uses
 };
@@ -181,12 +237,22 @@ absl::StatusOr<std::unique_ptr<GrpcAcceptor>> GrpcAcceptor::Listen(const HostPor
   return std::unique_ptr<GrpcAcceptor>(new GrpcAcceptor(std::move(impl)));
 }
 
+absl::StatusOr<std::unique_ptr<GrpcAcceptor>> GrpcAcceptor::ListenLocal(const std::string& path,
+                                                                        const Clock& clock,
+                                                                        Warn warn) {
+  auto impl = std::make_unique<Impl>(clock, std::move(warn));
+  const absl::Status opened = impl->OpenLocal(path);
+  if (!opened.ok()) return opened;
+  return std::unique_ptr<GrpcAcceptor>(new GrpcAcceptor(std::move(impl)));
+}
+
 std::uint16_t GrpcAcceptor::port() const { return impl_->port; }
 
 void GrpcAcceptor::Start(Take take) {
   impl_->started = true;
   impl_->take = std::move(take);
   for (const auto& listener : impl_->listeners) impl_->Accept(*listener);
+  if (impl_->local) impl_->AcceptLocal();
   impl_->thread.Post([raw = impl_.get()] { raw->context.run(); });
 }
 
@@ -198,6 +264,8 @@ void GrpcAcceptor::Stop() {
     error_code ignored;
     listener->acceptor.close(ignored);
   }
+  impl_->local.reset();
+  if (!impl_->local_path.empty()) unlink(impl_->local_path.c_str());
 }
 
 }  // namespace tocsin

@@ -28,6 +28,10 @@ class GrpcAcceptor {
   //   kFailedPrecondition  T0202 the port is taken, or the address is not of this machine
   static absl::StatusOr<std::unique_ptr<GrpcAcceptor>> Listen(const HostPort& address,
                                                               const Clock& clock, Warn warn);
+  // Listens on a Unix socket of the file system, for this user alone; what is there is replaced.
+  //   kFailedPrecondition  T0202 it cannot be made
+  static absl::StatusOr<std::unique_ptr<GrpcAcceptor>> ListenLocal(const std::string& path,
+                                                                   const Clock& clock, Warn warn);
   ~GrpcAcceptor();
 
   std::uint16_t port() const;

@@ -108,11 +108,16 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
 
   grpc::ServerBuilder builder;
   std::unique_ptr<GrpcListener> listener(new GrpcListener());
-  TOCSIN_ASSIGN_OR_RETURN(listener->acceptor_,
-                          GrpcAcceptor::Listen(*parsed, clock, std::move(warn)));
+  TOCSIN_ASSIGN_OR_RETURN(listener->acceptor_, GrpcAcceptor::Listen(*parsed, clock, warn));
   using Experimental = grpc::ServerBuilder::experimental_type;
   listener->connections_ = builder.experimental().AddExternalConnectionAcceptor(
       Experimental::ExternalConnectionType::FROM_FD, credentials);
+  if (!options.local_path.empty()) {
+    TOCSIN_ASSIGN_OR_RETURN(listener->local_acceptor_,
+                            GrpcAcceptor::ListenLocal(options.local_path, clock, warn));
+    listener->local_connections_ = builder.experimental().AddExternalConnectionAcceptor(
+        Experimental::ExternalConnectionType::FROM_FD, grpc::InsecureServerCredentials());
+  }
   for (grpc::Service* service : services) builder.RegisterService(service);
   // gRPC unpacks a message before it looks at its size: a small one could become anything.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
@@ -137,12 +142,18 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(
     return absl::FailedPreconditionError(
         fmt::format("T0202: cannot serve gRPC on {}", options.address));
   }
-  listener->acceptor_->Start([connections = listener->connections_.get()](int listener_fd, int fd) {
-    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
-    connection.listener_fd = listener_fd;
-    connection.fd = fd;
-    connections->HandleNewConnection(&connection);
-  });
+  const auto hand_to = [](grpc::experimental::ExternalConnectionAcceptor* connections) {
+    return [connections](int listener_fd, int fd) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+      connection.listener_fd = listener_fd;
+      connection.fd = fd;
+      connections->HandleNewConnection(&connection);
+    };
+  };
+  listener->acceptor_->Start(hand_to(listener->connections_.get()));
+  if (listener->local_acceptor_ != nullptr) {
+    listener->local_acceptor_->Start(hand_to(listener->local_connections_.get()));
+  }
   listener->port_ = listener->acceptor_->port();
   const bool v6 = parsed->host.find(':') != std::string::npos;
   listener->address_ =
@@ -159,6 +170,7 @@ void GrpcListener::SetServing(bool serving) {
 
 void GrpcListener::Shutdown(Duration within) {
   if (acceptor_ != nullptr) acceptor_->Stop();
+  if (local_acceptor_ != nullptr) local_acceptor_->Stop();
   if (server_ == nullptr) return;
   const gpr_timespec deadline = gpr_time_add(
       gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(Milliseconds(within), GPR_TIMESPAN));

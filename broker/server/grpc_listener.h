@@ -23,6 +23,7 @@ namespace tocsin {
 struct GrpcListenerOptions {
   std::string address;
   std::optional<TlsConfig> tls;
+  std::string local_path;  // of a Unix socket for this user's processes, without TLS; empty: none
   std::size_t receive_bytes_max = std::size_t{8} << 20;  // of one message
   std::size_t metadata_bytes_max = 16 * 1024;
   std::size_t memory_bytes_max = std::size_t{256} << 20;  // gRPC's own buffers
@@ -59,6 +60,8 @@ class GrpcListener {
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections_;
   std::unique_ptr<GrpcAcceptor> acceptor_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> local_connections_;
+  std::unique_ptr<GrpcAcceptor> local_acceptor_;
   std::string address_;
   int port_ = 0;
 };

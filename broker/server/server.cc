@@ -2,11 +2,16 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <future>
 #include <span>
 #include <utility>
@@ -25,6 +30,7 @@ namespace tocsin {
 namespace {
 
 constexpr Duration kPollEvery = std::chrono::milliseconds(10);
+constexpr Duration kSupervisorEndsWithin = std::chrono::seconds(5);
 constexpr Duration kListenerEndsWithin = std::chrono::seconds(2);
 constexpr auto kCloseWithin = std::chrono::seconds(60);
 
@@ -93,12 +99,14 @@ absl::Status Server::Impl::Start() {
     MutexLock lock(reload_mutex);
     config = std::move(loaded);
   }
-  authorizer.SetPolicy(ToAccessPolicy(config.broker));
   TOCSIN_RETURN_IF_ERROR(OpenData(config.broker));
+  TOCSIN_RETURN_IF_ERROR(MakeLocalWorkers());
+  authorizer.SetPolicy(AccessOf(config.broker));
   TOCSIN_RETURN_IF_ERROR(OpenPartitions());
   MakeServices(config.broker);
   TOCSIN_RETURN_IF_ERROR(Listen(config.broker));
   sources->Apply(config.sources);
+  local->Apply(config.functions);
   WatchTimeZones();
   TOCSIN_RETURN_IF_ERROR(WriteEndpoints());
   state.store(ServerState::kServing);
@@ -234,10 +242,45 @@ void Server::Impl::MakeServices(const BrokerConfig& broker) {
                     .version = kServerVersion});
 }
 
+absl::Status Server::Impl::MakeLocalWorkers() {
+  std::array<char, PATH_MAX> absolute{};
+  if (realpath(data_dir.c_str(), absolute.data()) == nullptr) {
+    return absl::FailedPreconditionError(fmt::format("{}: {}", data_dir, std::strerror(errno)));
+  }
+  const std::string dir(absolute.data());
+  local_socket = dir + "/local.sock";
+  if (local_socket.size() >= sizeof(sockaddr_un::sun_path)) {
+    // A path that no socket can have: any short one will do, it is told to the supervisor alone.
+    local_socket = fmt::format("/tmp/tocsin-{}-{}.sock", getuid(), getpid());
+  }
+  SeededRandom random(SystemSeed());
+  local_token = fmt::format("{:016x}{:016x}{:016x}", SystemSeed(), random.Next(), SystemSeed());
+  local = std::make_unique<LocalWorkers>(
+      LocalWorkersOptions{.command = options.supervisor,
+                          .target = "unix:" + local_socket,
+                          .token = local_token,
+                          .runs_dir = dir + "/runs"},
+      LocalWorkers::Ports{.executor = *control, .clock = clock, .log = log});
+  return absl::OkStatus();
+}
+
+AccessPolicy Server::Impl::AccessOf(const BrokerConfig& broker) const {
+  AccessPolicy policy = ToAccessPolicy(broker);
+  // Where nobody needs an identity, it needs none either.
+  const bool open = policy.tokens.empty() && !policy.certificate_scopes;
+  if (!open) {
+    Scopes work;
+    work.Add(Scope::kWork);
+    policy.tokens.push_back({.secret = local_token, .scopes = work});
+  }
+  return policy;
+}
+
 absl::Status Server::Impl::Listen(const BrokerConfig& broker) {
   GrpcListenerOptions listener_options;
   listener_options.address = broker.listen;
   listener_options.tls = broker.tls;
+  if (!options.supervisor.empty()) listener_options.local_path = local_socket;
   TOCSIN_ASSIGN_OR_RETURN(
       listener, GrpcListener::Start(listener_options, clock,
                                     [this](std::string_view code, const std::string& text) {
@@ -314,9 +357,11 @@ absl::Status Server::Impl::Drain(Duration within) {
     }
     workers->EndAll(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the broker is stopping"));
     admin->Drain();
+    local->Stop(kSupervisorEndsWithin);
     listener->Shutdown(kListenerEndsWithin);
   }
   if (http != nullptr) http->Stop();
+  if (local != nullptr) local->Stop(kSupervisorEndsWithin);
   if (control != nullptr) control->Stop();
   absl::Status closed;
   if (publisher != nullptr) {

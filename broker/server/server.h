@@ -46,6 +46,9 @@ struct ServerOptions {
 
   bool degraded = false;  // start although a segment is missing
   LogOptions log;
+  // The program, by its path, and arguments that serve local functions (local/supervisor.h); empty:
+  // `exec` functions are not served.
+  std::vector<std::string> supervisor;
   Duration zones_every = std::chrono::minutes(1);    // looks whether the tz database was updated
   Duration drain_within = std::chrono::seconds(10);  // for workers to finish what they hold
 

@@ -70,12 +70,12 @@ ReloadReport Server::Impl::ReloadNow() {
   }
   ++generation;
   report.changes = DescribeChanges(config, *loaded);
-  const AccessPolicy policy = ToAccessPolicy(loaded->broker);
-  authorizer.SetPolicy(policy);
+  authorizer.SetPolicy(AccessOf(loaded->broker));
   publisher->Reauthorize();
   workers->Reauthorize();
   shards->ApplyPlan(std::move(plan));
   sources->Apply(loaded->sources);
+  local->Apply(loaded->functions);
   config = std::move(*loaded);
   metrics.reloads(true)->Add();
   log.Info(fmt::format("reloaded: {} changes", report.changes.size()));

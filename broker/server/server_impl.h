@@ -20,6 +20,7 @@
 #include "broker/server/auth.h"
 #include "broker/server/grpc_listener.h"
 #include "broker/server/http_server.h"
+#include "broker/server/local_workers.h"
 #include "broker/server/log.h"
 #include "broker/server/publish_engine.h"
 #include "broker/server/publish_service.h"
@@ -42,6 +43,8 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   absl::StatusOr<Config> Load(std::vector<ConfigError>& errors) const;
   absl::Status OpenData(const BrokerConfig& broker);
   absl::Status OpenPartitions();
+  absl::Status MakeLocalWorkers();
+  AccessPolicy AccessOf(const BrokerConfig& broker) const;  // the supervisor's identity included
   void MakeServices(const BrokerConfig& broker);
   absl::Status Listen(const BrokerConfig& broker);
   absl::Status WriteEndpoints();
@@ -103,6 +106,9 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::unique_ptr<SourceSet> sources;
   std::unique_ptr<GrpcListener> listener;
   std::unique_ptr<HttpServer> http;
+  std::string local_socket;  // where the supervisor attaches
+  std::string local_token;
+  std::unique_ptr<LocalWorkers> local;
 };
 
 }  // namespace tocsin

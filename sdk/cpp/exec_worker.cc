@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/eventfd.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,11 +12,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/str_split.h"
+#include "sdk/cpp/spawn.h"
 
 extern char** environ;
 
@@ -28,6 +25,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+constexpr int kChunksMax = 64;
 constexpr std::size_t kPipeChunk = 64 * 1024;
 
 class Fd {
@@ -67,14 +65,20 @@ bool MakePipe(Pipe* result) {
 
 void SetNonBlocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
-std::vector<std::string> Environment(const Event& event, const Context& context) {
+// Our own, which must not reach a command: it is another event's, a secret, or another user's.
+bool IsPrivate(std::string_view variable, bool other_user) {
+  if (variable.starts_with("CE_") || variable.starts_with("TOCSIN_TOKEN=")) return true;
+  return other_user && (variable.starts_with("HOME=") || variable.starts_with("USER=") ||
+                        variable.starts_with("LOGNAME="));
+}
+
+std::vector<std::string> Environment(const ExecWorkerOptions& options, const Event& event,
+                                     const Context& context) {
   std::vector<std::string> variables;
   for (char** one = environ; *one != nullptr; ++one) {
-    const std::string_view variable(*one);
-    if (!variable.starts_with("CE_") && !variable.starts_with("TOCSIN_TOKEN=")) {
-      variables.emplace_back(variable);
-    }
+    if (!IsPrivate(*one, !options.user.empty())) variables.emplace_back(*one);
   }
+  variables.insert(variables.end(), options.environment.begin(), options.environment.end());
   variables.emplace_back("CE_SPECVERSION=1.0");
   for (const auto& [name, value] : event.Attributes()) {
     std::string variable = "CE_";
@@ -90,25 +94,33 @@ std::vector<std::string> Environment(const Event& event, const Context& context)
   return variables;
 }
 
-std::vector<char*> Pointers(std::vector<std::string>& texts) {
-  std::vector<char*> pointers;
-  for (std::string& text : texts) {
-    pointers.push_back(text.data());
+std::string InputOf(const ExecWorkerOptions& options, const Event& event) {
+  switch (options.input) {
+    case ExecStdin::kEvent:
+      return event.ToJson();
+    case ExecStdin::kData:
+      return std::string(event.data());
+    case ExecStdin::kNone:
+      return {};
+    case ExecStdin::kText:
+      return options.stdin_text;
   }
-  pointers.push_back(nullptr);
-  return pointers;
+  return {};
 }
 
 // One run of the command: feeds it, listens to it, ends it, always reaps it.
 class Command {
  public:
   Command(const ExecWorkerOptions& options, const Event& event, Context& context)
-      : options_(options), context_(context), input_(event.ToJson()) {}
+      : options_(options), context_(context), input_(InputOf(options, event)) {
+    if (options_.output) output_ = options_.output(event, context);
+  }
 
   Result Run(const Event& event) {
-    if (const int error = Spawn(event); error != 0) {
-      return RetryError("spawn", fmt::format("cannot start {}: {}", options_.command.front(),
-                                             std::strerror(error)));
+    if (const std::string error = Start(event); !error.empty()) {
+      Result result = RetryError("spawn", error);
+      if (output_ != nullptr) output_->End("not started", result);
+      return result;
     }
     context_.OnCancel([fd = cancel_.get()] {
       const std::uint64_t one = 1;
@@ -117,16 +129,21 @@ class Command {
     while (!reaped_) {
       Turn();
     }
-    ReadErrors();
+    Read(stdout_, false);
+    Read(stderr_, true);
     context_.OnCancel(nullptr);
-    return Outcome();
+    Result result = Outcome();
+    if (output_ != nullptr) output_->End(How(), result);
+    return result;
   }
 
  private:
-  int Spawn(const Event& event);
+  std::string Start(const Event& event);  // empty: it runs
   void Turn();
   void Feed();
-  void ReadErrors();
+  void Read(Fd& fd, bool errors);
+  bool Renews() const { return options_.extend || options_.timeout.has_value(); }
+  std::string How() const;
   void BeginKill(std::string reason);
   void Reap();
   int PollTimeout() const;
@@ -137,7 +154,9 @@ class Command {
   Context& context_;
   const std::string input_;
   std::size_t fed_ = 0;
+  std::unique_ptr<ExecOutput> output_;
   Fd stdin_;
+  Fd stdout_;
   Fd stderr_;
   Fd cancel_;
   Fd child_fd_;
@@ -145,54 +164,51 @@ class Command {
   bool reaped_ = false;
   int status_ = 0;
   std::string kill_reason_;  // not empty: the group was told to end
+  steady_clock::time_point end_due_ = steady_clock::time_point::max();  // of `timeout`
   steady_clock::time_point kill_due_ = steady_clock::time_point::max();
   std::string errors_;  // the end of standard error
 };
 
-int Command::Spawn(const Event& event) {
+std::string Command::Start(const Event& event) {
   Pipe input;
+  Pipe output;
   Pipe errors;
   cancel_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (cancel_.get() < 0 || !MakePipe(&input) || !MakePipe(&errors)) {
-    return errno;
+  if (cancel_.get() < 0 || !MakePipe(&input) || !MakePipe(&errors) ||
+      (output_ != nullptr && !MakePipe(&output))) {
+    return fmt::format("cannot start {}: {}", options_.command.front(), std::strerror(errno));
   }
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, input.read.get(), STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, errors.write.get(), STDERR_FILENO);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none;
-  sigemptyset(&none);
-  sigset_t all;
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  std::vector<std::string> arguments = options_.command;
-  std::vector<std::string> variables = Environment(event, context_);
-  const int error = posix_spawnp(&pid_, arguments.front().c_str(), &actions, &attributes,
-                                 Pointers(arguments).data(), Pointers(variables).data());
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error != 0) {
+  SpawnOptions spawn;
+  spawn.command = options_.command;
+  spawn.environment = Environment(options_, event, context_);
+  spawn.directory = options_.directory;
+  spawn.user = options_.user;
+  spawn.stdin_fd = input.read.get();
+  spawn.stdout_fd = output.write.get();
+  spawn.stderr_fd = errors.write.get();
+  std::string error;
+  pid_ = Spawn(spawn, &error);
+  if (pid_ < 0) {
     return error;
   }
+  if (options_.timeout) end_due_ = steady_clock::now() + *options_.timeout;
   stdin_ = std::move(input.write);
+  stdout_ = std::move(output.read);
   stderr_ = std::move(errors.read);
   SetNonBlocking(stdin_.get());
+  if (stdout_.get() >= 0) SetNonBlocking(stdout_.get());
   SetNonBlocking(stderr_.get());
   child_fd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
-  return 0;
+  if (input_.empty()) stdin_.Close();
+  return {};
 }
 
 int Command::PollTimeout() const {
   auto due = kill_due_;
   if (kill_reason_.empty()) {
-    due = std::min(due, options_.extend ? context_.lease_expires() - context_.lease() / 2
-                                        : context_.lease_expires());
+    due = std::min(
+        due, Renews() ? context_.lease_expires() - context_.lease() / 2 : context_.lease_expires());
+    due = std::min(due, end_due_);
   }
   std::int64_t wait = 60'000;
   if (due != steady_clock::time_point::max()) {
@@ -204,23 +220,29 @@ int Command::PollTimeout() const {
 }
 
 void Command::Turn() {
-  std::array<pollfd, 4> fds = {pollfd{stdin_.get(), POLLOUT, 0}, pollfd{stderr_.get(), POLLIN, 0},
+  std::array<pollfd, 5> fds = {pollfd{stdin_.get(), POLLOUT, 0}, pollfd{stderr_.get(), POLLIN, 0},
                                pollfd{child_fd_.get(), POLLIN, 0},
-                               pollfd{kill_reason_.empty() ? cancel_.get() : -1, POLLIN, 0}};
+                               pollfd{kill_reason_.empty() ? cancel_.get() : -1, POLLIN, 0},
+                               pollfd{stdout_.get(), POLLIN, 0}};
   poll(fds.data(), fds.size(), PollTimeout());
   if (fds[0].revents != 0) {
     Feed();
   }
   if (fds[1].revents != 0) {
-    ReadErrors();
+    Read(stderr_, true);
+  }
+  if (fds[4].revents != 0) {
+    Read(stdout_, false);
   }
   const auto now = steady_clock::now();
   if (kill_reason_.empty()) {
     if (fds[3].revents != 0 || context_.Cancelled()) {
       BeginKill("cancelled by the broker");
-    } else if (options_.extend && now >= context_.lease_expires() - context_.lease() / 2) {
+    } else if (now >= end_due_) {
+      BeginKill(fmt::format("it ran for longer than {} ms", options_.timeout->count()));
+    } else if (Renews() && now >= context_.lease_expires() - context_.lease() / 2) {
       context_.Extend();
-    } else if (!options_.extend && now >= context_.lease_expires()) {
+    } else if (!Renews() && now >= context_.lease_expires()) {
       BeginKill("the lease ended before the command");
     }
   } else if (now >= kill_due_) {
@@ -242,19 +264,25 @@ void Command::Feed() {
   }
 }
 
-void Command::ReadErrors() {
+void Command::Read(Fd& fd, bool errors) {
   std::array<char, 16 * 1024> chunk{};
-  while (stderr_.get() >= 0) {
-    const ssize_t count = read(stderr_.get(), chunk.data(), chunk.size());
+  // One that writes for ever must not keep its end from being noticed.
+  for (int chunks = 0; fd.get() >= 0 && chunks < kChunksMax; ++chunks) {
+    const ssize_t count = read(fd.get(), chunk.data(), chunk.size());
     if (count > 0) {
       const auto size = static_cast<std::size_t>(count);
-      static_cast<void>(!write(STDERR_FILENO, chunk.data(), size));
+      if (output_ != nullptr) {
+        output_->Write({chunk.data(), size});
+      } else {
+        static_cast<void>(!write(STDERR_FILENO, chunk.data(), size));
+      }
+      if (!errors) continue;
       errors_.append(chunk.data(), size);
       if (errors_.size() > 2 * options_.message_bytes_max) {
         errors_.erase(0, errors_.size() - options_.message_bytes_max);
       }
     } else if (count == 0) {
-      stderr_.Close();
+      fd.Close();
     } else if (errno != EINTR) {
       return;
     }
@@ -294,6 +322,12 @@ std::string Command::LastLines() const {
   return std::string(text);
 }
 
+std::string Command::How() const {
+  if (!kill_reason_.empty()) return kill_reason_;
+  if (WIFSIGNALED(status_)) return fmt::format("signal {}", WTERMSIG(status_));
+  return fmt::format("exit {}", WEXITSTATUS(status_));
+}
+
 Result Command::Outcome() const {
   const std::string errors = LastLines();
   const auto with_errors = [&errors](std::string text) {
@@ -326,34 +360,13 @@ Handler ExecHandler(const ExecWorkerOptions& options) {
   };
 }
 
-namespace {
-
-// As posix_spawnp() looks for it.
-bool CanRun(const std::string& program) {
-  const auto executable = [](const std::string& path) {
-    struct stat facts {};
-    return stat(path.c_str(), &facts) == 0 && S_ISREG(facts.st_mode) &&
-           access(path.c_str(), X_OK) == 0;
-  };
-  if (program.find('/') != std::string::npos) return executable(program);
-  const char* path = std::getenv("PATH");
-  const std::vector<std::string> dirs =
-      absl::StrSplit(path == nullptr ? "/usr/bin:/bin" : path, ':');
-  for (const std::string& dir : dirs) {
-    if (executable(fmt::format("{}/{}", dir.empty() ? "." : dir, program))) return true;
-  }
-  return false;
-}
-
-}  // namespace
-
 int RunExecWorker(const ExecWorkerOptions& options) {
   const LogSink log = Resolve(options.worker.connection).log;
   if (options.function.empty() || options.command.empty() || options.command.front().empty()) {
     log("nothing to run: name a function and a command");
     return 2;
   }
-  if (!CanRun(options.command.front())) {
+  if (FindProgram(options.command.front()).empty()) {
     // At once, not once per event: each would be tried until it is dead.
     log(fmt::format("`{}` cannot be run: there is no such program, or it is not executable",
                     options.command.front()));

@@ -388,5 +388,37 @@ TEST_F(BrokerControlTest, ATakenPortIsAnErrorThatNamesIt) {
   EXPECT_THAT(std::string(MessageOf(second.status())), HasSubstr(server_->endpoints().grpc));
 }
 
+// FAULTS F45: the system's time zones are updated while the broker runs.
+TEST_F(BrokerControlTest, F45AnUpdatedTimeZoneIsFollowedWithoutARestart) {
+  namespace fs = std::filesystem;
+  const fs::path zones = fs::path(dir_) / "zones";
+  fs::create_directories(zones);
+  const auto install = [&](const char* zone) {
+    fs::copy_file(fs::path("/usr/share/zoneinfo") / zone, zones / "new");
+    fs::rename(zones / "new", zones / "Here");
+  };
+  install("Europe/Berlin");
+  setenv("TZDIR", zones.c_str(), 1);
+  SetConfig("sources: { noon: { timer: { cron: '0 12 * * *', timezone: Here } } }\n");
+  ServerOptions options = Options();
+  options.zones_every = std::chrono::milliseconds(20);
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  server_ = std::move(*server);
+  const auto second_of_hour = [this]() -> std::int64_t {
+    grpc::ClientContext context;
+    SetDeadline(context);
+    v1::ListSourcesResponse response;
+    EXPECT_TRUE(v1::Admin::NewStub(Channel())->ListSources(&context, {}, &response).ok());
+    return response.sources_size() == 1 ? response.sources(0).next_us() / 1'000'000 % 3600 : -1;
+  };
+  EXPECT_TRUE(Eventually([&] { return second_of_hour() == 0; }));
+  install("Asia/Kolkata");
+  EXPECT_TRUE(Eventually([&] { return second_of_hour() == 1800; }));
+  StopBroker();
+  unsetenv("TZDIR");
+  EXPECT_THAT(log_, HasSubstr("the time zone database was updated (Here)"));
+}
+
 }  // namespace
 }  // namespace tocsin

@@ -147,12 +147,26 @@ TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
     ExpectError(fmt::format("sources: {{ s: {{ {}: {{ a: b }} }} }}\n", kind),
                 fmt::format("`{}` is not supported by this version", kind));
   }
-  ExpectError("functions: { f: { exec: { command: [x] } } }\n", "`tocsin work f -- COMMAND`");
-  ExpectError("functions: { f: { run: { command: [x] } } }\n", "not supported by this version");
   ExpectTriggerError("pattern: { data: {} }", "`pattern` is not supported by this version");
   ExpectTriggerError("filters: [ { cesql: x } ]", "`cesql` is not supported by this version");
   ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: alow } } }\n",
               "did you mean `allow`? [T0104]");
+}
+
+TEST(ConfigErrorsTest, LocalFunctionsAreChecked) {
+  const auto expect = [](const std::string& function, const std::string& error) {
+    ExpectError(fmt::format("functions: {{ f: {{ {} }} }}\n", function), error);
+  };
+  expect("exec: {}", "`command` is missing");
+  expect("exec: { command: [] }", "`command` is empty");
+  expect("exec: { command: [''] }", "`command` has an empty element");
+  expect("exec: { command: [a], comand: [b] }", "did you mean `command`?");
+  expect("exec: { command: [a], environment: { 'A B': c } }", "names such as LANG");
+  expect("exec: { command: [a], environment: { CE_ID: c } }", "`CE_ID` is set by the broker");
+  expect("exec: { command: [a], environment: [b] }", "takes a map from names to values");
+  expect("exec: { command: [a], input: data, stdin: x }", "[T0110]");
+  expect("exec: { command: [a], timeout: 0s }", "`timeout`");
+  expect("run: { command: [a] }", "`run` is not supported by this version");
 }
 
 TEST(ConfigErrorsTest, FilterErrorsHaveTheirPlace) {

@@ -169,6 +169,40 @@ TEST(ConfigLoadTest, EverySourceKeyIsRead) {
   EXPECT_EQ(std::get<TimerSpec>(config.sources[1].spec), timer);
 }
 
+TEST(ConfigLoadTest, EveryKeyOfLocalFunctionsIsRead) {
+  const Config config = Load(R"(
+functions:
+  report:
+    exec:
+      command: [/bin/report, --all]
+      environment: { LANG: C, MODE: "$${MODE}" }
+      directory: /srv
+      user: www
+      input: data
+      timeout: 90s
+      concurrency: 3
+      output: 1MiB
+  mail: { exec: { command: [mail], stdin: "a\nb" } }
+  remote: {}
+)");
+  ASSERT_EQ(config.functions.size(), 3u);
+  ExecSpec exec;
+  exec.command = {"/bin/report", "--all"};
+  exec.environment = {{"LANG", "C"}, {"MODE", "${MODE}"}};
+  exec.directory = "/srv";
+  exec.user = "www";
+  exec.input = ExecInput::kData;
+  exec.timeout = seconds(90);
+  exec.concurrency = 3;
+  exec.output_bytes_max = 1 << 20;
+  EXPECT_EQ(config.functions[0].exec, exec);
+  const ExecSpec& mail = config.functions[1].exec.value();
+  EXPECT_EQ(mail.input, ExecInput::kText);
+  EXPECT_EQ(mail.stdin_text, "a\nb");
+  EXPECT_EQ(mail.command, std::vector<std::string>{"mail"});
+  EXPECT_FALSE(config.functions[2].exec.has_value());
+}
+
 TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
   const Config config = Load(kFull, FullEnvironment());
   ASSERT_EQ(config.triggers.size(), 2u);

@@ -1,0 +1,39 @@
+// ExecSpec: a function that the broker's own supervisor serves on this machine: a command per
+// event.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "broker/base/clock.h"
+
+namespace tocsin {
+
+// What a command finds on its standard input. Its environment has CE_* and TOCSIN_* in any case.
+enum class ExecInput : std::uint8_t {
+  kEvent,  // the event as CloudEvents JSON
+  kData,   // the event's data alone
+  kNone,   // nothing
+  kText,   // a fixed text
+};
+
+struct ExecSpec {
+  std::vector<std::string> command;                // looked up in PATH; at least one element
+  std::map<std::string, std::string> environment;  // beside the broker's own
+  std::string directory;  // empty: the user's home if there is a `user`, else the broker's
+  std::string user;       // empty: the broker's
+  ExecInput input = ExecInput::kEvent;
+  std::string stdin_text;                      // of kText
+  std::optional<Duration> timeout;             // of one run; unset: the trigger's `timeout` alone
+  std::uint32_t concurrency = 8;               // commands at a time
+  std::uint64_t output_bytes_max = 64 * 1024;  // kept of one run
+
+  friend bool operator==(const ExecSpec&, const ExecSpec&) = default;
+};
+
+}  // namespace tocsin
