@@ -261,7 +261,7 @@ bool JsonScanner::Object(std::size_t depth) {
     if (escaped) {
       name = *unescaped.emplace_back(std::make_unique<std::string>(Unescape(name)));
     }
-    if (!names.Insert(name)) {
+    if (names_ == JsonNames::kOnce && !names.Insert(name)) {
       position_ = start;
       return Fail("duplicate name");
     }

@@ -1,8 +1,9 @@
 // A strict JSON (RFC 8259) reader that copies nothing it need not, and the writing of strings.
 //
-// Strict: duplicate names, lone surrogates, numbers beyond a double, nesting deeper than the limit,
-// malformed UTF-8 and anything after the value are errors, so that no two readers of one text can
-// disagree on what it says. Time is linear, the stack bounded by the depth.
+// Strict: duplicate names (unless the caller takes them), lone surrogates, numbers beyond a double,
+// nesting deeper than the limit, malformed UTF-8 and anything after the value are errors, so that
+// no two readers of one text can disagree on what it says. Time is linear, the stack bounded by the
+// depth.
 //
 // Threading: an object is used by one thread. Lifetime: the text outlives the scanner.
 
@@ -33,10 +34,14 @@ struct JsonMember {
   JsonValue value;
 };
 
+// Whether an object may have two members of one name.
+enum class JsonNames : std::uint8_t { kOnce, kMayRepeat };
+
 class JsonScanner {
  public:
-  explicit JsonScanner(std::string_view text, std::size_t depth_max = kJsonDepthMax)
-      : text_(text), depth_max_(depth_max) {}
+  explicit JsonScanner(std::string_view text, std::size_t depth_max = kJsonDepthMax,
+                       JsonNames names = JsonNames::kOnce)
+      : text_(text), depth_max_(depth_max), names_(names) {}
 
   // The whole text is one value.
   //   kInvalidArgument  `line L, column C: what is wrong`, columns in bytes from 1
@@ -56,6 +61,7 @@ class JsonScanner {
 
   std::string_view text_;
   std::size_t depth_max_;
+  JsonNames names_;
   std::size_t position_ = 0;
   const char* error_ = nullptr;
 };

@@ -109,7 +109,7 @@ constexpr std::string_view kFilterDefinition =
     R"("properties":{"exact":{"$ref":"#/$defs/conditions"},)"
     R"("prefix":{"$ref":"#/$defs/conditions"},"suffix":{"$ref":"#/$defs/conditions"},)"
     R"("all":{"$ref":"#/$defs/filters"},"any":{"$ref":"#/$defs/filters"},)"
-    R"("not":{"$ref":"#/$defs/filter"}}})";
+    R"("not":{"$ref":"#/$defs/filter"},"cesql":{"type":"string"},"sql":{"type":"string"}}})";
 constexpr std::string_view kFiltersDefinition =
     R"({"type":"array","minItems":1,"items":{"$ref":"#/$defs/filter"}})";
 constexpr std::string_view kConditionsDefinition =

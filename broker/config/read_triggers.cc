@@ -3,6 +3,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "broker/base/status.h"
 #include "broker/config/read_model.h"
+#include "broker/config/read_pattern.h"
 #include "broker/routing/filter.h"
 
 namespace tocsin {
@@ -84,6 +85,27 @@ bool ReadConditions(ConfigReader& reader, YamlNode node, std::string_view dialec
   return good;
 }
 
+FilterPtr ReadCesql(ConfigReader& reader, YamlNode node, std::string_view dialect) {
+  if (node.kind() != YamlKind::kScalar) {
+    reader.Error(node.location(), config_code::kBadValue,
+                 fmt::format("`{}` takes an expression", dialect));
+    return nullptr;
+  }
+  const std::optional<ConfigText> text = reader.Interpolate(node);
+  if (!text) return nullptr;
+  CesqlFault fault;
+  absl::StatusOr<FilterPtr> filter = MakeCesql(text->value, &fault);
+  if (filter.ok()) return *std::move(filter);
+  YamlLocation location = node.location();
+  // On one line, and as it stands in the file: the fault has a place there.
+  const bool has_place = !text->interpolated && text->value.find('\n') == std::string::npos;
+  if (has_place) location.column += static_cast<std::uint32_t>(fault.offset + !node.plain());
+  reader.Error(location, config_code::kBadValue,
+               has_place ? fmt::format("{}: {}", dialect, fault.message)
+                         : fmt::format("{}: {}", dialect, MessageOf(filter.status())));
+  return nullptr;
+}
+
 FilterPtr ReadFilter(ConfigReader& reader, YamlNode node, std::uint32_t depth) {
   if (depth > kFilterDepthMax) {
     reader.Error(node.location(), config_code::kBadValue,
@@ -100,12 +122,12 @@ FilterPtr ReadFilter(ConfigReader& reader, YamlNode node, std::uint32_t depth) {
   const YamlNode value = entries.front().value;
   const absl::StatusOr<Filter::Kind> kind = DialectFromName(key.text());
   if (!kind.ok()) {
-    const bool later = key.text() == "cesql" || key.text() == "sql" || key.text() == "pattern";
-    reader.Error(key.location(), later ? config_code::kNotSupported : config_code::kUnknownKey,
-                 std::string(MessageOf(kind.status())));
+    reader.Error(key.location(), config_code::kUnknownKey, std::string(MessageOf(kind.status())));
     return nullptr;
   }
   switch (*kind) {
+    case Filter::Kind::kCesql:
+      return ReadCesql(reader, value, key.text());
     case Filter::Kind::kNot: {
       FilterPtr operand = ReadFilter(reader, value, depth + 1);
       if (operand == nullptr) return nullptr;
@@ -144,16 +166,19 @@ void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, cons
   const bool has_sources =
       section.TextList("sources", trigger.route.sources,
                        "whose events it takes; none is any source and what is published");
-  const YamlNode filters =
-      section.Value("filters", "list of filters", kFiltersSchema,
-                    "which of them, by attributes: exact, prefix, suffix, all, any, not; all hold");
+  const YamlNode filters = section.Value(
+      "filters", "list of filters", kFiltersSchema,
+      "which of them, by attributes: exact, prefix, suffix, all, any, not, cesql; all "
+      "hold");
+  const YamlNode pattern = section.Value("pattern", "pattern", R"({"type":"object"})",
+                                         "which of them, by attributes and JSON payload, in the "
+                                         "form of EventBridge; filters hold too");
   const bool has_function =
       section.Text("function", trigger.spec.policy.function, "the function it calls");
   section.Require("function");
   ReadPolicy(reader, section, trigger.spec.policy);
   section.Text("was", trigger.spec.was, "its former name: pending deliveries are taken over");
   section.Boolean("paused", trigger.spec.paused, "delivers nothing until resumed");
-  section.Unsupported("pattern", "use `filters`");
   section.Choice("from", trigger.spec.from_start, {{"end", false}, {"start", true}},
                  "where a new trigger begins: with the events after it, or with all stored ones");
   section.Finish();
@@ -181,6 +206,9 @@ void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, cons
     if (ReadFilterList(reader, filters, "filters", 1, parsed)) {
       trigger.route.filter = Checked(reader, filters.location(), MakeFilters(std::move(parsed)));
     }
+  }
+  if (pattern.present() && pattern.kind() != YamlKind::kNull) {
+    trigger.route.pattern = ReadPattern(reader, pattern);
   }
 }
 

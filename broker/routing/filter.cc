@@ -22,11 +22,18 @@ bool Holds(Filter::Kind kind, std::string_view actual, std::string_view wanted) 
   }
 }
 
+// For a sentence: not more of it than one can read.
 std::string Quoted(std::string_view text) {
   constexpr std::size_t kShown = 120;
   std::string out;
   AppendJsonString(out, text.substr(0, kShown));
   if (text.size() > kShown) out += fmt::format(" (first {} of {} bytes)", kShown, text.size());
+  return out;
+}
+
+std::string Json(std::string_view text) {
+  std::string out;
+  AppendJsonString(out, text);
   return out;
 }
 
@@ -49,6 +56,8 @@ void AppendFilter(std::string& out, const Filter& filter) {
     out.push_back('}');
   } else if (filter.kind == Filter::Kind::kNot) {
     AppendFilter(out, *filter.operands.front());
+  } else if (filter.kind == Filter::Kind::kCesql) {
+    AppendJsonString(out, filter.cesql->text());
   } else {
     char separator = '[';
     for (const FilterPtr& operand : filter.operands) {
@@ -59,6 +68,15 @@ void AppendFilter(std::string& out, const Filter& filter) {
     out.push_back(']');
   }
   out.push_back('}');
+}
+
+void CollectAttributes(const Filter& filter, std::vector<std::string_view>& names) {
+  for (const Filter::Condition& condition : filter.conditions) {
+    names.push_back(condition.attribute);
+  }
+  for (const FilterPtr& operand : filter.operands) CollectAttributes(*operand, names);
+  if (filter.cesql == nullptr) return;
+  names.insert(names.end(), filter.cesql->attributes().begin(), filter.cesql->attributes().end());
 }
 
 }  // namespace
@@ -73,6 +91,8 @@ bool Filter::Matches(const EventView& event) const {
                          [&](const FilterPtr& operand) { return operand->Matches(event); });
     case Kind::kNot:
       return !operands.front()->Matches(event);
+    case Kind::kCesql:
+      return cesql->Matches(event);
     case Kind::kExact:
     case Kind::kPrefix:
     case Kind::kSuffix:
@@ -85,44 +105,79 @@ bool Filter::Matches(const EventView& event) const {
   return true;
 }
 
-std::string Filter::Failure(const EventView& event) const {
-  if (Matches(event)) return {};
+Verdict Filter::Explain(const EventView& event, std::string_view path) const {
+  Verdict verdict;
+  verdict.matched = Matches(event);
+  if (verdict.matched) return verdict;
+  const std::string place = fmt::format("{}{}{}", path, path.empty() ? "" : ".", DialectName(kind));
   switch (kind) {
     case Kind::kAll:
-      for (const FilterPtr& operand : operands) {
-        std::string failure = operand->Failure(event);
-        if (!failure.empty()) return failure;
+      for (std::size_t i = 0; i < operands.size(); ++i) {
+        // `filters` itself is such a list.
+        Verdict part = operands[i]->Explain(
+            event, fmt::format("{}[{}]", path == "filters" ? path : std::string_view(place), i));
+        if (!part.matched) return part;
       }
-      return {};
+      return verdict;
     case Kind::kAny: {
       constexpr std::size_t kShown = 4;
-      std::string failure = fmt::format("none of {} alternatives holds: ", operands.size());
+      verdict.reason = fmt::format("none of {} alternatives holds: ", operands.size());
       for (std::size_t i = 0; i < operands.size() && i < kShown; ++i) {
-        if (i > 0) failure += "; ";
-        failure += operands[i]->Failure(event);
+        Verdict part = operands[i]->Explain(event, fmt::format("{}[{}]", place, i));
+        verdict.reason += fmt::format("{}{}", i > 0 ? "; " : "", part.reason);
+        if (verdict.errors.empty()) verdict.errors = std::move(part.errors);
       }
-      if (operands.size() > kShown) failure += "; ...";
-      return failure;
+      if (operands.size() > kShown) verdict.reason += "; ...";
+      break;
     }
     case Kind::kNot:
-      return fmt::format("`not` fails because {} holds", operands.front()->ToJson());
+      verdict.reason = fmt::format("`not` fails because {} holds", operands.front()->ToJson());
+      break;
+    case Kind::kCesql: {
+      CesqlResult result = cesql->Evaluate(event);
+      verdict.clause = place;
+      verdict.expected = "true";
+      verdict.actual = result.value.ToJson();
+      verdict.reason = fmt::format("cesql {}: its value is {}", Quoted(cesql->text()),
+                                   result.value.ToJson().substr(0, 128));
+      for (const CesqlError& error : result.errors) {
+        verdict.reason += fmt::format("; {}: {}", CesqlErrorName(error.kind), error.message);
+      }
+      verdict.errors = std::move(result.errors);
+      return verdict;
+    }
     case Kind::kExact:
     case Kind::kPrefix:
     case Kind::kSuffix:
-      break;
+      for (const Condition& condition : conditions) {
+        const AttributeText actual(event, condition.attribute);
+        if (actual.present() && Holds(kind, actual.text(), condition.value)) continue;
+        verdict.clause = fmt::format("{}.{}", place, condition.attribute);
+        verdict.expected = Json(condition.value);
+        if (actual.present()) verdict.actual = Json(actual.text());
+        verdict.reason = fmt::format(
+            "{} `{}` {}: {}", DialectName(kind), condition.attribute, Quoted(condition.value),
+            actual.present() ? fmt::format("it is {}", Quoted(actual.text()))
+                             : fmt::format("the event has no attribute `{}`", condition.attribute));
+        return verdict;
+      }
+      return verdict;
   }
-  for (const Condition& condition : conditions) {
-    const AttributeText actual(event, condition.attribute);
-    if (!actual.present()) {
-      return fmt::format("{} `{}` {}: the event has no attribute `{}`", DialectName(kind),
-                         condition.attribute, Quoted(condition.value), condition.attribute);
-    }
-    if (!Holds(kind, actual.text(), condition.value)) {
-      return fmt::format("{} `{}` {}: it is {}", DialectName(kind), condition.attribute,
-                         Quoted(condition.value), Quoted(actual.text()));
-    }
+  // Of a combination: what it reads.
+  verdict.clause = place;
+  verdict.expected = ToJson();
+  std::vector<std::string_view> names;
+  CollectAttributes(*this, names);
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  verdict.actual = "{";
+  for (const std::string_view name : names) {
+    const AttributeText actual(event, name);
+    verdict.actual += fmt::format("{}{}:{}", verdict.actual.size() > 1 ? "," : "", Json(name),
+                                  actual.present() ? Json(actual.text()) : "null");
   }
-  return {};
+  verdict.actual += "}";
+  return verdict;
 }
 
 std::string Filter::ToJson() const {
@@ -145,6 +200,8 @@ std::string_view DialectName(Filter::Kind kind) {
       return "any";
     case Filter::Kind::kNot:
       return "not";
+    case Filter::Kind::kCesql:
+      return "cesql";
   }
   return "";
 }
@@ -152,18 +209,14 @@ std::string_view DialectName(Filter::Kind kind) {
 absl::StatusOr<Filter::Kind> DialectFromName(std::string_view name) {
   for (const Filter::Kind kind :
        {Filter::Kind::kExact, Filter::Kind::kPrefix, Filter::Kind::kSuffix, Filter::Kind::kAll,
-        Filter::Kind::kAny, Filter::Kind::kNot}) {
+        Filter::Kind::kAny, Filter::Kind::kNot, Filter::Kind::kCesql}) {
     if (DialectName(kind) == name) return kind;
   }
-  if (name == "cesql" || name == "sql" || name == "pattern") {
-    return absl::InvalidArgumentError(
-        fmt::format("filter dialect `{}` is not supported by this version; there are exact, "
-                    "prefix, suffix, all, any and not",
-                    name));
-  }
-  return absl::InvalidArgumentError(
-      fmt::format("unknown filter dialect `{}`; there are exact, prefix, suffix, all, any and not",
-                  name.substr(0, 64)));
+  if (name == "sql") return Filter::Kind::kCesql;
+  return absl::InvalidArgumentError(fmt::format(
+      "unknown filter dialect `{}`; there are exact, prefix, suffix, all, any, not and cesql{}",
+      name.substr(0, 64),
+      name == "pattern" ? "; `pattern` is a key of the trigger, beside `filters`" : ""));
 }
 
 absl::Status ValidateCondition(std::string_view attribute, std::string_view value) {
@@ -240,6 +293,24 @@ absl::StatusOr<FilterPtr> MakeCombination(Filter::Kind kind, std::vector<FilterP
   return FilterPtr(std::move(filter));
 }
 
+absl::StatusOr<FilterPtr> MakeCesql(std::string_view text, CesqlFault* fault) {
+  CesqlFault found;
+  CesqlPtr cesql = Cesql::Parse(text, found);
+  std::string refusal;
+  if (cesql == nullptr) {
+    refusal = fmt::format("column {}: {}", found.offset + 1, found.message);
+  } else if (const std::string why = cesql->NeverTrue(); !why.empty()) {
+    refusal = found.message = fmt::format("the expression can never be TRUE: {}", why);
+  }
+  if (fault != nullptr) *fault = found;
+  if (!refusal.empty()) return absl::InvalidArgumentError(refusal);
+  auto filter = std::make_shared<Filter>();
+  filter->kind = Filter::Kind::kCesql;
+  filter->size = 1;
+  filter->cesql = std::move(cesql);
+  return FilterPtr(std::move(filter));
+}
+
 absl::StatusOr<FilterPtr> MakeFilters(std::vector<FilterPtr> filters) {
   if (filters.empty()) return FilterPtr();
   if (filters.size() == 1) return std::move(filters.front());
@@ -295,6 +366,11 @@ absl::StatusOr<FilterPtr> FromJson(const JsonValue& value, const std::string& pa
       conditions.push_back({member.name, JsonString(member.value)});
     }
     filter = MakeConditions(*kind, std::move(conditions));
+  } else if (*kind == Filter::Kind::kCesql) {
+    if (dialect.value.kind != JsonKind::kString) {
+      return refuse(fmt::format("`{}` takes an expression as a string", dialect.name));
+    }
+    filter = MakeCesql(JsonString(dialect.value));
   } else if (*kind == Filter::Kind::kNot) {
     TOCSIN_ASSIGN_OR_RETURN(FilterPtr operand, FromJson(dialect.value, inner, depth + 1));
     filter = MakeCombination(*kind, {std::move(operand)});

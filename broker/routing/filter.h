@@ -1,11 +1,12 @@
 // Filter: an immutable expression over an event's attributes, in the dialects of the CloudEvents
-// Subscriptions API: exact, prefix, suffix, all, any, not.
+// Subscriptions API: exact, prefix, suffix, all, any, not, cesql (also written sql).
 //
 //   {"all": [{"exact": {"type": "order"}}, {"not": {"prefix": {"subject": "test/"}}}]}
 //
 // A condition holds if the attribute is there and its canonical string compares; case-sensitive.
 // All conditions of one exact, prefix or suffix must hold. An absent attribute matches nothing, so
-// `not: {exact: {x: v}}` holds for an event without `x`.
+// `not: {exact: {x: v}}` holds for an event without `x`. `cesql` holds if its value is TRUE and its
+// evaluation had no errors, so its negation holds where there were some.
 //
 // Invariants: depth <= kFilterDepthMax, size <= kFilterSizeMax, conditions sorted by attribute.
 // Threading: immutable, shared freely.
@@ -22,6 +23,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "broker/base/event.h"
+#include "broker/routing/cesql.h"
+#include "broker/routing/verdict.h"
 
 namespace tocsin {
 
@@ -32,7 +35,7 @@ struct Filter;
 using FilterPtr = std::shared_ptr<const Filter>;
 
 struct Filter {
-  enum class Kind : std::uint8_t { kExact, kPrefix, kSuffix, kAll, kAny, kNot };
+  enum class Kind : std::uint8_t { kExact, kPrefix, kSuffix, kAll, kAny, kNot, kCesql };
 
   struct Condition {
     std::string attribute;
@@ -42,13 +45,14 @@ struct Filter {
   Kind kind = Kind::kAll;
   std::vector<Condition> conditions;  // of kExact, kPrefix, kSuffix
   std::vector<FilterPtr> operands;    // of kAll, kAny; of kNot exactly one
+  CesqlPtr cesql;                     // of kCesql
   std::uint32_t depth = 1;
   std::uint32_t size = 0;
 
   bool Matches(const EventView& event) const;
 
-  // Why it does not match, with the attribute's actual value; empty if it does.
-  std::string Failure(const EventView& event) const;
+  // The same answer with the part that failed; `path` is the place of this filter.
+  Verdict Explain(const EventView& event, std::string_view path) const;
 
   // Canonical: equal filters written in another order of attributes give equal text.
   std::string ToJson() const;
@@ -56,8 +60,7 @@ struct Filter {
 
 std::string_view DialectName(Filter::Kind kind);
 
-// kInvalidArgument for a word that is no dialect, and for dialects (cesql, sql, pattern) that this
-// version does not have: the text says which.
+// kInvalidArgument: a word that is no dialect.
 absl::StatusOr<Filter::Kind> DialectFromName(std::string_view name);
 
 // kInvalidArgument: the attribute's name is not [a-z][a-z0-9]* (or is `data`), the value is empty.
@@ -69,6 +72,10 @@ absl::StatusOr<FilterPtr> MakeConditions(Filter::Kind kind,
 
 // kAll, kAny, kNot. kInvalidArgument: no operand, more than one for kNot, too deep, too large.
 absl::StatusOr<FilterPtr> MakeCombination(Filter::Kind kind, std::vector<FilterPtr> operands);
+
+// kCesql. kInvalidArgument: no expression, one of an unknown function, one whose value is no
+// Boolean; `fault`, if given, says where in the text.
+absl::StatusOr<FilterPtr> MakeCesql(std::string_view text, CesqlFault* fault = nullptr);
 
 // What `filters:` means: all of them; null for none.
 absl::StatusOr<FilterPtr> MakeFilters(std::vector<FilterPtr> filters);

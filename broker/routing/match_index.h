@@ -1,70 +1,106 @@
-// MatchIndex: which routes of one group an event may match, by one anchor condition per route.
+// MatchIndex: which routes of one group an event may match, by one anchor per route: a condition,
+// or the alternatives of a choice, that every matching event fulfils.
 //
-// Keys point into the filters of the routes, which outlive the index. Threading: built by one
+// Routes whose anchors are attributes are found without the payload. For the others the payload is
+// read, but only if one of them stands: the cheapest condition on attributes that such a route also
+// has is its gate, and while no gate is open nobody's payload condition can matter.
+//
+// Lifetime: the filters and patterns of the routes outlive the index. Threading: built by one
 // thread, then immutable.
 
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/inlined_vector.h"
 #include "broker/base/event.h"
+#include "broker/routing/field_index.h"
 #include "broker/routing/filter.h"
+#include "broker/routing/pattern.h"
 
 namespace tocsin {
 
-// A condition that every event matching the route fulfils.
 struct Anchor {
-  Filter::Kind kind = Filter::Kind::kExact;  // kExact, kPrefix, kSuffix
+  PathId path = kNoPath;  // of a payload condition; else `attribute`
   std::string_view attribute;
-  std::string_view value;
+  AnchorKind kind = AnchorKind::kExact;
+  std::string_view text;
+  Number number;
+  const NumberRange* range = nullptr;
+};
 
-  friend bool operator==(const Anchor&, const Anchor&) = default;
+// A condition's part that routes share: ranges of one field count as one.
+struct AnchorKey {
+  PathId path;
+  std::string_view attribute;
+  AnchorKind kind;
+  std::string_view text;
+  std::int64_t bits;
 
+  explicit AnchorKey(const Anchor& anchor)
+      : path(anchor.path),
+        attribute(anchor.attribute),
+        kind(anchor.kind),
+        text(anchor.text),
+        bits(anchor.number.bits) {}
+
+  friend bool operator==(const AnchorKey&, const AnchorKey&) = default;
   template <typename H>
-  friend H AbslHashValue(H state, const Anchor& anchor) {
-    return H::combine(std::move(state), anchor.kind, anchor.attribute, anchor.value);
+  friend H AbslHashValue(H state, const AnchorKey& key) {
+    return H::combine(std::move(state), key.path, key.attribute, key.kind, key.text, key.bits);
   }
 };
 
-using AnchorCounts = absl::flat_hash_map<Anchor, std::uint32_t>;
+// How many conditions of all routes are the same: the fewer, the more selective.
+using AnchorCounts = absl::flat_hash_map<AnchorKey, std::uint32_t>;
 
-// Adds one to the count of every condition that could anchor `filter`.
-void CountAnchors(const Filter& filter, AnchorCounts& counts);
+struct AnchorChoice {
+  std::vector<Anchor> anchors;
+  std::uint64_t cost = 0;
+  std::size_t bytes = 0;  // of the shortest text: of two that cost the same the longer is better
+};
 
-// The cheapest anchors such that every matching event fulfils at least one; empty if there are
-// none (the route is a candidate always).
-std::vector<Anchor> ChooseAnchors(const Filter& filter, const AnchorCounts& counts);
+// The cheapest anchors of a route: of attributes alone, and with payload conditions among them.
+struct AnchorOptions {
+  std::optional<AnchorChoice> attributes;
+  std::optional<AnchorChoice> payload;
+};
+
+// `bound` as Pattern::Bind gave it.
+void CountAnchors(const Filter* filter, const Pattern* pattern, const PathId* bound,
+                  AnchorCounts& counts);
+AnchorOptions ChooseAnchors(const Filter* filter, const Pattern* pattern, const PathId* bound,
+                            const AnchorCounts& counts);
 
 class MatchIndex {
  public:
-  void AddAlways(std::uint32_t route) { always_.push_back(route); }
-  void Add(const Anchor& anchor, std::uint32_t route);
+  void Add(const AnchorOptions& options, std::uint32_t route);
   void Seal();
 
-  // Appends candidates, unordered, perhaps with repetitions.
-  void Candidates(const EventView& event, std::vector<std::uint32_t>& candidates) const;
+  // Append candidates, unordered, perhaps with repetitions.
+  void FromAttributes(const EventView& event, std::vector<std::uint32_t>& candidates) const;
+  // `scratch` is used and left empty.
+  bool NeedsPayload(const EventView& event, std::vector<std::uint32_t>& scratch) const;
+  void FromPayload(const PayloadReader& payload, std::vector<std::uint32_t>& candidates) const;
 
  private:
-  using Routes = absl::InlinedVector<std::uint32_t, 2>;
-  using Map = absl::flat_hash_map<std::string_view, Routes>;
+  using Fields = absl::flat_hash_map<std::string_view, FieldIndex>;
 
-  struct AttributeIndex {
-    Map exact;
-    Map prefix;
-    Map suffix;
-    std::vector<std::uint32_t> prefix_lengths;  // distinct, ascending
-    std::vector<std::uint32_t> suffix_lengths;
-  };
-
-  static void Lookup(const AttributeIndex& index, std::string_view value,
+  static void Insert(Fields& fields, const Anchor& anchor, std::uint32_t route);
+  static void Find(const Fields& fields, const EventView& event,
+                   std::vector<std::uint32_t>& candidates);
+  static void FindIn(const FieldIndex& index, const EventView& event, std::string_view name,
                      std::vector<std::uint32_t>& candidates);
 
   std::vector<std::uint32_t> always_;
-  absl::flat_hash_map<std::string_view, AttributeIndex> attributes_;
+  Fields attributes_;
+  absl::flat_hash_map<PathId, FieldIndex> paths_;
+  Fields gates_;
+  absl::flat_hash_map<AnchorKey, bool> known_gates_;  // while building
+  bool always_open_ = false;
 };
 
 }  // namespace tocsin

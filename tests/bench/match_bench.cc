@@ -22,8 +22,10 @@ Event SampleEvent() {
 void RunMatch(benchmark::State& state, const char* format) {
   std::vector<RouteSpec> routes;
   for (std::int64_t i = 0; i < state.range(0); ++i) {
-    routes.push_back(
-        {fmt::format("t{}", i), {}, FilterFromJson(fmt::format(fmt::runtime(format), i)).value()});
+    routes.push_back({fmt::format("t{}", i),
+                      {},
+                      FilterFromJson(fmt::format(fmt::runtime(format), i)).value(),
+                      nullptr});
   }
   const auto table = RouteTable::Build(std::move(routes));
   const Event event = SampleEvent();

@@ -26,6 +26,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const tocsin::EventView view = kEvent->View();
   const bool matches = (*filter)->Matches(view);
   TOCSIN_CHECK((*again)->Matches(view) == matches);
-  TOCSIN_CHECK((*filter)->Failure(view).empty() == matches);
+  TOCSIN_CHECK((*filter)->Explain(view, "").matched == matches);
   return 0;
 }

@@ -147,8 +147,6 @@ TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
     ExpectError(fmt::format("sources: {{ s: {{ {}: {{ a: b }} }} }}\n", kind),
                 fmt::format("`{}` is not supported by this version", kind));
   }
-  ExpectTriggerError("pattern: { data: {} }", "`pattern` is not supported by this version");
-  ExpectTriggerError("filters: [ { cesql: x } ]", "`cesql` is not supported by this version");
   ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: alow } } }\n",
               "did you mean `allow`? [T0104]");
 }
@@ -180,6 +178,32 @@ TEST(ConfigErrorsTest, FilterErrorsHaveTheirPlace) {
   EXPECT_TRUE(
       Errors("functions: { f: }\ntriggers: { a: { function: f, filters: [ " + deep + " ] } }\n")
           .empty());
+}
+
+TEST(ConfigErrorsTest, ExpressionErrorsHaveTheirPlace) {
+  ExpectTriggerError("filters: [ { cesql: this is wrong } ]",
+                     "t.yaml:5:30: cesql: `is` is not expected here [T0104]");
+  ExpectTriggerError("filters: [ { sql: 'this is wrong' } ]",
+                     "t.yaml:5:29: sql: `is` is not expected here [T0104]");
+  ExpectTriggerError("filters:\n      - not: { cesql: \"a = $\" }", "t.yaml:6:28: cesql: a char");
+  ExpectTriggerError("filters:\n      - cesql: |\n          a = 1\n          AND AND\n",
+                     "t.yaml:6:16: cesql: column 11: expected a value and not `AND`");
+  ExpectTriggerError("filters: [ { cesql: LENGTH(subject) } ]",
+                     "can never be TRUE: its value is an Integer");
+  ExpectTriggerError("filters: [ { cesql: [ a ] } ]", "`cesql` takes an expression");
+}
+
+TEST(ConfigErrorsTest, PatternErrorsHaveTheirPlace) {
+  ExpectTriggerError("pattern: { data: {} }", "t.yaml:5:22: an empty object matches nothing");
+  ExpectTriggerError("pattern: { data: { size: [ { numeric: ['>', x] } ] } }",
+                     "t.yaml:5:49: behind `>` stands a number [T0104]");
+  ExpectTriggerError("pattern:\n      data:\n        size:\n          - numeric: ['>>', 0]\n",
+                     "t.yaml:8:23: \">>\" is none of =, <, <=, >, >= [T0104]");
+  ExpectTriggerError("pattern: { Type: [x] }", "t.yaml:5:22: \"Type\" is not an attribute's name");
+  ExpectTriggerError("pattern: { data: { a: x } }", "\"a\" takes an array of values");
+  ExpectTriggerError("pattern: { data: { a: [x], a: [y] } }", "t.yaml:5:32: `a` is given twice");
+  ExpectTriggerError("pattern: { data: { a: [ { wildcard: 'a**' } ] } }", "`**` at byte 1");
+  ExpectTriggerError("pattern: [ x ]", "t.yaml:5:14: a pattern is an object");
 }
 
 TEST(ConfigErrorsTest, TimersAreCheckedAtTheirPlace) {

@@ -260,6 +260,33 @@ TEST(ConfigLoadTest, CanonicalJsonStaysAsItIs) {
   EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
+TEST(ConfigLoadTest, PatternsAreReadWithTheTypesOfYaml) {
+  const Config config = Load(R"(
+functions: { f: }
+triggers:
+  a:
+    function: f
+    pattern:
+      type: [order.paid]
+      data:
+        total: [ { numeric: [">", 100] }, 7, "7", 0x7, ~, true, "true" ]
+        name.first: [ { prefix: "${env:NAME}" } ]
+)",
+                             [] {
+                               FakeEnvironment environment;
+                               environment.variables["NAME"] = "12";
+                               return environment;
+                             }());
+  const TriggerConfig& trigger = config.triggers.at(0);
+  const std::string pattern =
+      R"({"type":["order.paid"],"data":{"name":{"first":[{"prefix":"12"}]},)"
+      R"("total":["0x7","7","true",7,true,null,{"numeric":[">",100]}]}})";
+  EXPECT_EQ(trigger.route.pattern->ToJson(), pattern);
+  // Part of what makes a generation.
+  EXPECT_NE(trigger.spec.config_json.find("\"pattern\":" + pattern + ",\"retry\""),
+            std::string::npos);
+}
+
 TEST(ConfigLoadTest, ATimeoutAboveTheDefaultBoundRaisesIt) {
   const Config config = Load("functions: { f: }\ntriggers: { a: { function: f, timeout: 1d } }\n");
   EXPECT_EQ(config.triggers.at(0).spec.policy.timeout_max, hours(24));

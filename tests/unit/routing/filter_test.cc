@@ -25,13 +25,14 @@ bool Matches(std::string_view json) {
   EXPECT_TRUE(filter.ok()) << json << ": " << filter.status();
   const bool matches = *filter == nullptr || (*filter)->Matches(event.View());
   if (*filter != nullptr) {
-    EXPECT_EQ(matches, (*filter)->Failure(event.View()).empty()) << json;
+    EXPECT_EQ(matches, (*filter)->Explain(event.View(), "").matched) << json;
+    EXPECT_EQ(matches, (*filter)->Explain(event.View(), "").reason.empty()) << json;
   }
   return matches;
 }
 
 std::string Failure(std::string_view json) {
-  return (*FilterFromJson(json))->Failure(MakeEvent().View());
+  return (*FilterFromJson(json))->Explain(MakeEvent().View(), "").reason;
 }
 
 TEST(FilterTest, ConditionsCompareCanonicalStrings) {
@@ -62,6 +63,36 @@ TEST(FilterTest, OperatorsCombine) {
   EXPECT_TRUE(Matches(R"({"any":[{"exact":{"id":"2"}},{"exact":{"id":"1"}}]})"));
   EXPECT_FALSE(Matches(R"({"any":[{"exact":{"id":"2"}},{"not":{"exact":{"id":"1"}}}]})"));
   EXPECT_TRUE(Matches(R"({"all":[{"any":[{"exact":{"id":"1"}}]},{"not":{"exact":{"x":"1"}}}]})"));
+}
+
+TEST(FilterTest, CesqlIsADialect) {
+  EXPECT_TRUE(Matches(R"({"cesql":"count < 0 AND flag"})"));
+  EXPECT_TRUE(Matches(R"({"sql":"subject LIKE 'in/%.csv'"})"));
+  EXPECT_FALSE(Matches(R"({"cesql":"nothing = 1"})"));
+  EXPECT_TRUE(Matches(R"({"not":{"cesql":"nothing = 1"}})"));
+  EXPECT_TRUE(Matches(R"([{"exact":{"id":"1"}},{"any":[{"cesql":"FALSE OR id = '1'"}]}])"));
+  EXPECT_EQ((*FilterFromJson(R"({"sql":"id = '1'"})"))->ToJson(), R"({"cesql":"id = '1'"})");
+  EXPECT_EQ(Failure(R"({"cesql":"nothing = 1"})"),
+            R"(cesql "nothing = 1": its value is false; missingAttribute: )"
+            R"(the event has no attribute `nothing`)");
+}
+
+TEST(FilterTest, VerdictsNamePlaceAndBothValues) {
+  const Event event = MakeEvent();
+  const auto explain = [&](std::string_view json, std::string_view path) {
+    const Verdict verdict = (*FilterFromJson(json))->Explain(event.View(), path);
+    return fmt::format("{} | {} | {} | {}", verdict.clause, verdict.expected, verdict.actual,
+                       verdict.errors.size());
+  };
+  EXPECT_EQ(explain(R"([{"exact":{"id":"1"}},{"suffix":{"subject":".txt"}}])", "filters"),
+            R"(filters[1].suffix.subject | ".txt" | "in/a.csv" | 0)");
+  EXPECT_EQ(explain(R"({"exact":{"x":"v"}})", "filters[0]"), R"(filters[0].exact.x | "v" |  | 0)");
+  EXPECT_EQ(explain(R"({"not":{"exact":{"id":"1"}}})", "filters[0]"),
+            R"(filters[0].not | {"not":{"exact":{"id":"1"}}} | {"id":"1"} | 0)");
+  EXPECT_EQ(explain(R"({"any":[{"cesql":"x = 1"},{"exact":{"id":"2"}}]})", "filters[0]"),
+            R"(filters[0].any | {"any":[{"cesql":"x = 1"},{"exact":{"id":"2"}}]} | )"
+            R"({"id":"1","x":null} | 1)");
+  EXPECT_EQ(explain(R"({"cesql":"x = 1"})", "filters[0]"), "filters[0].cesql | true | false | 1");
 }
 
 TEST(FilterTest, FailuresNameThePartAndTheActualValue) {
@@ -103,8 +134,11 @@ TEST(FilterTest, BadFiltersAreRefusedWithTheirPath) {
   ExpectRefused(R"({"exact":{"a":"1"},"prefix":{"a":"1"}})", "exactly one dialect");
   ExpectRefused(R"({})", "exactly one dialect");
   ExpectRefused(R"({"exat":{"a":"1"}})", "unknown filter dialect `exat`");
-  ExpectRefused(R"({"cesql":"a = 1"})", "`cesql` is not supported by this version");
-  ExpectRefused(R"({"pattern":{}})", "`pattern` is not supported by this version");
+  ExpectRefused(R"({"cesql":"this is wrong"})", "cesql: column 6: `is` is not expected here");
+  ExpectRefused(R"({"cesql":"1 + 1"})", "can never be TRUE: its value is an Integer");
+  ExpectRefused(R"x({"sql":"NOPE()"})x", "there is no function NOPE of 0 arguments");
+  ExpectRefused(R"({"cesql":1})", "takes an expression as a string");
+  ExpectRefused(R"({"pattern":{}})", "`pattern` is a key of the trigger, beside `filters`");
   ExpectRefused(R"({"exact":{"a":"1","a":"2"}})", "duplicate name");
 }
 

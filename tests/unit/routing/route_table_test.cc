@@ -31,7 +31,7 @@ std::vector<std::uint32_t> Match(const RouteTable& table, const Event& event,
 }
 
 RouteSpec Route(std::string name, std::vector<std::string> sources, std::string_view filter) {
-  return {std::move(name), std::move(sources), FilterFromJson(filter).value()};
+  return {std::move(name), std::move(sources), FilterFromJson(filter).value(), nullptr};
 }
 
 TEST(RouteTableTest, SourcesAreMatchedByConfiguredName) {
@@ -172,7 +172,7 @@ TEST(RouteTableTest, MatchAndExplainAgreeWithANaiveEvaluator) {
         const bool holds =
             from_source && (filters[i].is_null() || NaiveMatches(filters[i], attributes));
         if (holds) expected.push_back(i);
-        const RouteTable::Verdict verdict = table->Explain(i, event.View(), source);
+        const Verdict verdict = table->Explain(i, event.View(), source);
         ASSERT_EQ(verdict.matched, holds) << filters[i];
         ASSERT_EQ(verdict.reason.empty(), holds);
       }
