@@ -114,7 +114,7 @@ class PartitionRig : public PartitionObserver {
     plan->generation = ++generation;
     std::vector<RouteSpec> routes;
     for (std::size_t i = 0; i < triggers.size(); ++i) {
-      routes.push_back({triggers[i].name, {}, filters[i]});
+      routes.push_back({triggers[i].name, {}, filters[i], nullptr});
       plan->triggers.push_back(triggers[i]);
       plan->numbers.push_back(dispatcher->SetTrigger(triggers[i].name, "work", 0));
     }
