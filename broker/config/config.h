@@ -17,6 +17,7 @@
 #include "broker/base/event.h"
 #include "broker/routing/route_table.h"
 #include "connectors/file/file_spec.h"
+#include "connectors/file/tail_spec.h"
 #include "connectors/kafka/kafka_spec.h"
 #include "connectors/redis/redis_spec.h"
 #include "connectors/timer/timer_spec.h"
@@ -88,7 +89,7 @@ struct BrokerConfig {
   TriggerPolicy defaults;  // of triggers that do not say otherwise; `function` is empty
 };
 
-using SourceSpec = std::variant<FileSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec>;
+using SourceSpec = std::variant<FileSpec, TailSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec>;
 
 struct SourceConfig {
   std::string name;
