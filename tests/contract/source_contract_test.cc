@@ -97,8 +97,8 @@ class RealFileRig final : public SourceRig {
   int made_ = 0;
 };
 
-// A file that grows, and is rotated away with each restart but the first: a source without a position
-// begins with the file that has the name.
+// A file that grows, and is rotated away with each restart but the first: a source without a
+// position begins with the file that has the name.
 class TailRig final : public SourceRig {
  public:
   TailRig() {
