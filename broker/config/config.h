@@ -18,6 +18,7 @@
 #include "broker/config/local_function.h"
 #include "broker/routing/route_table.h"
 #include "connectors/file/file_spec.h"
+#include "connectors/file/tail_spec.h"
 #include "connectors/kafka/kafka_spec.h"
 #include "connectors/redis/redis_spec.h"
 #include "connectors/timer/timer_spec.h"
@@ -89,7 +90,7 @@ struct BrokerConfig {
   TriggerPolicy defaults;  // of triggers that do not say otherwise; `function` is empty
 };
 
-using SourceSpec = std::variant<FileSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec>;
+using SourceSpec = std::variant<FileSpec, TailSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec>;
 
 struct SourceConfig {
   std::string name;

@@ -16,6 +16,7 @@ void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker);
 void ReadSources(ConfigReader& reader, YamlNode node, std::vector<SourceConfig>& sources);
 void ReadKafka(ConfigReader& reader, YamlNode node, KafkaSpec& kafka);
 void ReadRedis(ConfigReader& reader, YamlNode node, RedisSpec& redis);
+void ReadTail(ConfigReader& reader, YamlNode node, TailSpec& tail);
 void ReadZeromq(ConfigReader& reader, YamlNode node, ZeromqSpec& zeromq);
 void ReadFunctions(ConfigReader& reader, YamlNode node, std::vector<FunctionConfig>& functions);
 

@@ -1,4 +1,4 @@
-// The kinds of sources that are queues: redis, kafka, zeromq.
+// The kinds of sources whose records have an envelope: tail, redis, kafka, zeromq.
 
 #include <fmt/format.h>
 
@@ -75,6 +75,17 @@ void CheckRedis(Section& section, const RedisSpec& redis) {
 }
 
 }  // namespace
+
+void ReadTail(ConfigReader& reader, YamlNode node, TailSpec& tail) {
+  Section section(reader, node, "sources.*.tail");
+  section.Text("path", tail.path, "a file that grows; each line is an event");
+  section.Require("path");
+  section.Choice("start", tail.from_end, {{"earliest", false}, {"latest", true}},
+                 "where a file is begun that has no position yet");
+  ReadOnGap(section, tail.pass_gaps, "when the file that was read is gone");
+  ReadEnvelope(section, tail.envelope);
+  section.Finish();
+}
 
 void ReadRedis(ConfigReader& reader, YamlNode node, RedisSpec& redis) {
   Section section(reader, node, "sources.*.redis");

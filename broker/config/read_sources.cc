@@ -285,7 +285,7 @@ void ReadTimer(ConfigReader& reader, YamlNode node, ScheduleSpec& schedule) {
   }
 }
 
-constexpr std::string_view kKinds = "`file`, `timer`, `kafka`, `redis` or `zeromq`";
+constexpr std::string_view kKinds = "`file`, `tail`, `timer`, `kafka`, `redis` or `zeromq`";
 
 // The templates of a queue's `event:` block are tried where their place is known.
 void CheckTemplates(ConfigReader& reader, YamlNode event, std::string_view kind,
@@ -317,6 +317,7 @@ void ReadSource(ConfigReader& reader, YamlNode node, SourceConfig& source) {
                    "between tries to reach what is read, at most; not of timers");
   const YamlNode event = section.Map("event", "replaces default attributes of its events");
   const YamlNode file = section.Map("file", "files of a directory");
+  const YamlNode tail = section.Map("tail", "the lines of a file that grows");
   const YamlNode timer = section.Map("timer", "a schedule");
   const YamlNode kafka = section.Map("kafka", "topics of Kafka");
   const YamlNode redis = section.Map("redis", "a stream, list, channels or key events of Redis");
@@ -328,12 +329,14 @@ void ReadSource(ConfigReader& reader, YamlNode node, SourceConfig& source) {
   ReadEvent(reader, event, overrides);
   const bool describing = reader.describing != nullptr;
   int kinds = 0;
-  for (const YamlNode& kind : {file, timer, kafka, redis, zeromq}) kinds += kind.present() ? 1 : 0;
+  for (const YamlNode& kind : {file, tail, timer, kafka, redis, zeromq})
+    kinds += kind.present() ? 1 : 0;
   if (kinds > 1) {
     section.Error(timer.present() ? "timer" : "file", config_code::kConflict,
                   fmt::format("a source has one kind: {}", kKinds));
   }
   ReadKind<FileSpec>(reader, file, overrides, source, ReadFile);
+  ReadKind<TailSpec>(reader, tail, overrides, source, ReadTail);
   if (timer.present() || describing) {
     TimerSpec spec;
     spec.schedule.name = source.name;
@@ -344,6 +347,7 @@ void ReadSource(ConfigReader& reader, YamlNode node, SourceConfig& source) {
   ReadKind<KafkaSpec>(reader, kafka, overrides, source, ReadKafka);
   ReadKind<RedisSpec>(reader, redis, overrides, source, ReadRedis);
   ReadKind<ZeromqSpec>(reader, zeromq, overrides, source, ReadZeromq);
+  if (tail.present()) CheckTemplates(reader, event, "tail", overrides, TailTemplateNames());
   if (kafka.present()) CheckTemplates(reader, event, "kafka", overrides, KafkaTemplateNames());
   if (redis.present()) CheckTemplates(reader, event, "redis", overrides, RedisTemplateNames());
   if (zeromq.present()) CheckTemplates(reader, event, "zeromq", overrides, ZeromqTemplateNames());

@@ -1,7 +1,11 @@
 #include "broker/server/source_check.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <variant>
 
 #include "broker/base/status.h"
@@ -30,6 +34,15 @@ struct Checker {
     TOCSIN_ASSIGN_OR_RETURN(const std::vector<TreeEntry> entries, tree->List(""));
     return fmt::format("{} is there, with {} entries{}", spec.path, entries.size(),
                        root.remote ? "; on a network file system, so it is polled" : "");
+  }
+  Checked operator()(const TailSpec& spec) const {
+    const int file = ::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0) {
+      return absl::NotFoundError(
+          fmt::format("{} cannot be opened: {}", spec.path, std::strerror(errno)));
+    }
+    ::close(file);
+    return fmt::format("{} can be read", spec.path);
   }
   Checked operator()(const TimerSpec& spec) const {
     TOCSIN_RETURN_IF_ERROR(Schedule::Parse(spec.schedule).status());

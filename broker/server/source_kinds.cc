@@ -11,6 +11,7 @@
 #include "broker/base/thread_executor.h"
 #include "connectors/file/file_connector.h"
 #include "connectors/file/system_tree.h"
+#include "connectors/file/tail_connector.h"
 #include "connectors/kafka/kafka_source.h"
 #include "connectors/redis/redis_source.h"
 #include "connectors/zeromq/zeromq_connector.h"
@@ -80,6 +81,11 @@ struct Maker {
     return std::make_unique<OneLane>(
         owner, [spec, self = *this] { return *MakeRedisConnector(spec, self.Ports()); });
   }
+  Made operator()(const TailSpec& spec) const {
+    TOCSIN_RETURN_IF_ERROR(MakeTailConnector(spec, Ports()).status());
+    return std::make_unique<OneLane>(
+        owner, [spec, self = *this] { return *MakeTailConnector(spec, self.Ports()); });
+  }
   Made operator()(const KafkaSpec& spec) const {
     return MakeKafkaSource(spec, KafkaPorts(source.name, clock, owner));
   }
@@ -98,6 +104,7 @@ struct Maker {
 std::string_view KindOfSource(const SourceSpec& spec) {
   struct Name {
     std::string_view operator()(const FileSpec&) const { return "file"; }
+    std::string_view operator()(const TailSpec&) const { return "tail"; }
     std::string_view operator()(const TimerSpec&) const { return "timer"; }
     std::string_view operator()(const KafkaSpec&) const { return "kafka"; }
     std::string_view operator()(const RedisSpec&) const { return "redis"; }

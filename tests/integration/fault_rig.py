@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 TOCSIN = os.environ["TOCSIN"]
 SHIM = os.environ["TOCSIN_SHIM"]
 WAIT_MAX = 20.0
+START_MAX = 120.0  # recovery reads a log that may be long, on a machine that may be busy
 
 
 def _pool():
@@ -153,7 +154,7 @@ class Broker:
                 return told if told["pid"] == self.process.pid else None
             return None
 
-        told = eventually(endpoints)
+        told = eventually(endpoints, START_MAX)
         self.target, self.http = told["grpc"], told["http"]
         self._channel = grpc.insecure_channel(
             self.target, options=[("grpc.use_local_subchannel_pool", 1)])

@@ -40,6 +40,7 @@ def test_check_tries_every_connection_and_says_what_is_wrong(tmp_path, redis):
   apart: { zeromq: { connect: ["tcp://127.0.0.1:%(nobody)d"] } }
   inbox: { file: { path: %(dir)s } }
   missing: { file: { path: %(dir)s/none } }
+  lines: { tail: { path: %(dir)s/t.yaml } }
   nightly: { timer: { cron: "30 2 * * *" } }
 """ % {"url": redis.url, "nobody": nobody, "taken": redis.port, "dir": tmp_path})
     status, out, _ = check(config, "-o", "json")
@@ -52,7 +53,7 @@ def test_check_tries_every_connection_and_says_what_is_wrong(tmp_path, redis):
             ("kafka", False, str(nobody)), ("bound", True, "can be bound"),
             ("taken", False, "in use"), ("apart", False, "not connected"),
             ("inbox", True, "is there"), ("missing", False, "none"),
-            ("nightly", True, "30 2 * * *")]:
+            ("lines", True, "can be read"), ("nightly", True, "30 2 * * *")]:
         assert told[name]["ok"] is ok, told[name]
         assert words in told[name]["message"], told[name]
     assert "hunter2" not in out
