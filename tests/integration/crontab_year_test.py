@@ -77,6 +77,10 @@ def expected(begin, end):
     found = collections.defaultdict(list)
     shown_before = begin.astimezone(zone).replace(tzinfo=None)
     at = begin + minute
+    by_minute = collections.defaultdict(list)  # most minutes concern nobody
+    for name, fields in EXPECTED.items():
+        for one in fields[0]:
+            by_minute[one].append((name, fields))
     while at <= end:
         local = at.astimezone(zone)
         shown = local.replace(tzinfo=None, fold=0)
@@ -85,7 +89,8 @@ def expected(begin, end):
         while gone < shown:
             skipped.append(gone)
             gone += minute
-        for name, fields in EXPECTED.items():
+        concerned = by_minute[shown.minute] if not skipped else EXPECTED.items()
+        for name, fields in concerned:
             every_hour = fields[1] is ALL
             fires = matches(fields, shown)
             if local.fold and not every_hour and name != "report":
