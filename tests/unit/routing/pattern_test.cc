@@ -140,7 +140,8 @@ TEST(PatternTest, AbsenceIsThatOfTheElementThatTheOtherFieldsChoose) {
 
 TEST(PatternTest, ChoicesStandAtAnyLevel) {
   constexpr std::string_view kTop =
-      R"({"$or":[{"type":["x"]},{"data":{"$or":[{"a":[1]},{"b":[1]}]}}],"subject":[{"prefix":"eu/"}]})";
+      R"({"$or":[{"type":["x"]},{"data":{"$or":[{"a":[1]},{"b":[1]}]}}],)"
+      R"("subject":[{"prefix":"eu/"}]})";
   EXPECT_TRUE(Matches(kTop, R"({"b":1})"));
   EXPECT_FALSE(Matches(kTop, R"({"b":2})"));
   // As in EventBridge: operators inside make it a field of that name.
@@ -265,7 +266,8 @@ TEST(PatternTest, CanonicalJsonReadsBackAsItself) {
   EXPECT_EQ(canonical(R"({"data.b":[2,1,"b","a"],"data":{"a":[{"exactly":"x"}]},"type":["t"]})"),
             R"({"type":["t"],"data":{"a":["x"],"b":["a","b",1,2]}})");
   const std::string all =
-      R"({"subject":["a",{"prefix":"p"}],"$or":[{"id":["1"]},{"type":["2"]}],"data":{"a":["t",-1.5,)"
+      R"({"subject":["a",{"prefix":"p"}],"$or":[{"id":["1"]},{"type":["2"]}],)"
+      R"("data":{"a":["t",-1.5,)"
       R"(true,false,null,{"prefix":"p"},{"suffix":"s"},{"equals-ignore-case":"e"},)"
       R"({"prefix":{"equals-ignore-case":"e"}},{"suffix":{"equals-ignore-case":"e"}},)"
       R"({"wildcard":"a*\\*"},{"numeric":[">",1,"<=",2.5]},{"cidr":"10.0.0.0/8"},{"exists":true},)"
