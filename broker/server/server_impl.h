@@ -39,7 +39,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
 
   // Start(), in order.
   absl::Status Start();
-  absl::StatusOr<Config> Load(std::vector<ConfigError>& errors) const;
+  absl::StatusOr<Config> Load(std::vector<ConfigError>& errors);
   absl::Status OpenData(const BrokerConfig& broker);
   absl::Status OpenPartitions();
   void MakeServices(const BrokerConfig& broker);
