@@ -16,6 +16,8 @@ std::unique_ptr<Command> NewRoot() {
       "tocsin publish --type order.paid --source /shop --data '{\"total\": 12}'";
   AddServe(*root);
   AddValidate(*root);
+  AddFilter(*root);
+  AddExplain(*root);
   AddPublish(*root);
   AddTail(*root);
   AddTriggers(*root);

@@ -12,6 +12,8 @@ namespace tocsin::cli {
 
 void AddServe(Command& root);
 void AddValidate(Command& root);
+void AddFilter(Command& root);
+void AddExplain(Command& root);
 void AddPublish(Command& root);
 void AddTail(Command& root);
 void AddTriggers(Command& root);

@@ -10,6 +10,7 @@
 #include "broker/base/json_scan.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
+#include "broker/cli/input.h"
 #include "broker/cli/style.h"
 
 namespace tocsin::cli {
@@ -80,6 +81,18 @@ absl::StatusOr<Event> BuildEvent(const EventParts& parts, const EventLimits& lim
     }
   }
   return Event::FromBytes(std::move(builder).Encode(), limits);
+}
+
+absl::StatusOr<Event> ReadOneEvent(const std::string& path) {
+  EventLimits limits;
+  // What a broker may be configured to take.
+  limits.event_bytes_max = std::size_t{3} << 20;
+  TOCSIN_ASSIGN_OR_RETURN(const std::string text, ReadWhole(path, 2 * limits.event_bytes_max));
+  absl::StatusOr<Event> event = EventFromJson(text, limits);
+  if (!event.ok()) {
+    return Annotate(event.status(), path == "-" ? "standard input" : path);
+  }
+  return event;
 }
 
 std::string UuidText(std::uint64_t high, std::uint64_t low) {

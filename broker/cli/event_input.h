@@ -1,4 +1,4 @@
-// One event from the options of `publish`. Pure but for what it is given.
+// One event from the options of `publish` or from a file.
 
 #pragma once
 
@@ -27,6 +27,10 @@ struct EventParts {
 // Data must be JSON unless content_type says otherwise; text when it is UTF-8, else binary.
 //   kInvalidArgument  names the option
 absl::StatusOr<Event> BuildEvent(const EventParts& parts, const EventLimits& limits);
+
+// The one event in JSON that the file (`-`: standard input) holds.
+//   kInvalidArgument  it is no event; and what ReadWhole gives
+absl::StatusOr<Event> ReadOneEvent(const std::string& path);
 
 // A random UUID (RFC 4122 version 4) from 128 random bits.
 std::string UuidText(std::uint64_t high, std::uint64_t low);

@@ -7,6 +7,7 @@
 
 #include "broker/cli/commands.h"
 #include "broker/cli/session.h"
+#include "broker/config/lint_config.h"
 #include "broker/config/load.h"
 
 namespace tocsin::cli {
@@ -26,6 +27,8 @@ void AddValidate(Command& root) {
   command.run = [flags](Console& console) {
     std::vector<ConfigError> errors;
     const auto config = LoadConfig(flags->file, SystemConfigEnvironment(), &errors);
+    std::vector<ConfigWarning> warnings;
+    if (config.ok()) warnings = LintConfig(*config);
     if (flags->output.json()) {
       JsonWriter json;
       json.Object().Field("ok", config.ok()).Key("errors").Array();
@@ -38,9 +41,24 @@ void AddValidate(Command& root) {
             .Field("message", error.message)
             .End();
       }
+      json.End().Key("warnings").Array();
+      for (const ConfigWarning& warning : warnings) {
+        json.Object()
+            .Field("file", flags->file)
+            .Field("line", static_cast<std::uint64_t>(warning.location.line))
+            .Field("column", static_cast<std::uint64_t>(warning.location.column))
+            .Field("trigger", warning.trigger)
+            .Field("kind", warning.kind)
+            .Field("message", warning.message)
+            .End();
+      }
       json.End().End();
       console.Out(json);
       return config.ok() ? kExitOk : kExitFailed;
+    }
+    for (const ConfigWarning& warning : warnings) {
+      console.Note(fmt::format("{}:{}:{}: warning: {}", flags->file, warning.location.line,
+                               warning.location.column, warning.ToString()));
     }
     if (config.ok()) {
       console.Out(fmt::format("{}: ok: {} sources, {} functions, {} triggers\n", flags->file,

@@ -21,6 +21,7 @@
 #include "broker/base/json_scan.h"
 #include "broker/base/status.h"
 #include "broker/config/environment.h"
+#include "broker/config/lint_config.h"
 #include "broker/journal/manifest.h"
 #include "broker/server/grpc_auth.h"
 #include "broker/server/plan_builder.h"
@@ -74,7 +75,7 @@ Server::Impl::~Impl() {
   if (state.load() != ServerState::kStopped) static_cast<void>(Drain(Duration::zero()));
 }
 
-absl::StatusOr<Config> Server::Impl::Load(std::vector<ConfigError>& errors) const {
+absl::StatusOr<Config> Server::Impl::Load(std::vector<ConfigError>& errors) {
   absl::StatusOr<Config> loaded;
   if (options.load) {
     loaded = options.load(errors);
@@ -84,6 +85,15 @@ absl::StatusOr<Config> Server::Impl::Load(std::vector<ConfigError>& errors) cons
     loaded = LoadConfig(options.config_path, SystemConfigEnvironment(), &errors);
   }
   if (!loaded.ok()) return loaded;
+  constexpr std::size_t kShownMax = 20;
+  const std::vector<ConfigWarning> warnings = LintConfig(*loaded);
+  for (std::size_t i = 0; i < warnings.size() && i < kShownMax; ++i) {
+    log.Warn("", warnings[i].ToString());
+  }
+  if (warnings.size() > kShownMax) {
+    log.Warn("", fmt::format("{} more warnings; `tocsin validate` shows them",
+                             warnings.size() - kShownMax));
+  }
   if (options.data_dir) loaded->broker.data_dir = *options.data_dir;
   if (options.listen) loaded->broker.listen = *options.listen;
   if (options.http) loaded->broker.http = *options.http;

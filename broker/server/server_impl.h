@@ -40,7 +40,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
 
   // Start(), in order.
   absl::Status Start();
-  absl::StatusOr<Config> Load(std::vector<ConfigError>& errors) const;
+  absl::StatusOr<Config> Load(std::vector<ConfigError>& errors);
   absl::Status OpenData(const BrokerConfig& broker);
   absl::Status OpenPartitions();
   absl::Status MakeLocalWorkers();

@@ -53,6 +53,45 @@ TEST_F(BrokerTest, PublishedEventsReachAWorkerAndTheBooksSurviveARestart) {
   EXPECT_EQ(books.state(), "active");
 }
 
+// The payload is looked at before the append, so the match list has the answer for good.
+TEST_F(BrokerTest, TriggersMatchPayloadsAndExpressions) {
+  SetConfig(R"(functions:
+  work: {}
+triggers:
+  large:
+    function: work
+    pattern: { data: { total: [ { numeric: [ ">", 100 ] } ], items: { sku: [ a, b ] } } }
+  either:
+    function: work
+    filters: [ { cesql: "type LIKE 'order.%' AND NOT EXISTS region" } ]
+    pattern: { $or: [ { data: { vip: [ true ] } }, { subject: [ { suffix: .csv } ] } ] }
+)");
+  StartBroker();
+  int id = 0;
+  const auto event = [&id](const std::string& payload, const std::string& subject) {
+    EventBuilder builder(std::to_string(++id), "/shop", "order.paid");
+    builder.Attribute("subject", subject).Attribute("datacontenttype", "application/json");
+    builder.TextData(payload);
+    return std::move(builder).Encode();
+  };
+  PublishAll({event(R"({"total":101,"items":[{"sku":"b"}]})", "x"),
+              event(R"({"total":100,"items":[{"sku":"b"}]})", "x"),
+              event(R"({"total":101,"items":[{"sku":"c"}],"vip":true})", "x"),
+              event(R"({"total":101,"total":101,"items":[{"sku":"a"}]})", "x"),
+              event("no JSON", "in/a.csv")});
+  EXPECT_EQ(Books("large").matched(), 1u);
+  EXPECT_EQ(Books("either").matched(), 2u);
+  RestartBroker();
+  EXPECT_EQ(Books("large").matched(), 1u);
+  EXPECT_EQ(Books("either").matched(), 2u);
+  TestWorker worker(Channel(), "work");
+  ASSERT_TRUE(worker.attached());
+  const std::vector<v1::Delivery> deliveries = worker.Take(3);
+  std::multiset<std::string> ids;
+  for (const v1::Delivery& delivery : deliveries) ids.insert(IdOf(delivery));
+  EXPECT_EQ(ids, (std::multiset<std::string>{"1", "3", "5"}));
+}
+
 TEST_F(BrokerTest, WhatWasNotSettledIsDeliveredAfterARestart) {
   SetConfig(OneTrigger());
   StartBroker();
