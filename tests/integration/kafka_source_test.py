@@ -286,7 +286,7 @@ def test_group_shares_partitions_and_goes_on_from_what_was_committed(make, kafka
             " heartbeat.interval.ms: 500 }")
     from fault_rig import Broker
     first = make(rest=source(kafka, keys), shim=False).start()
-    assert sorted(values(holds_events(first, 200, within=60))) == list(range(200))
+    assert sorted(values(holds_events(first, 200, within=180))) == list(range(200))
     second_dir = tmp_path / "second"
     second_dir.mkdir()
     second = Broker(second_dir, rest=source(kafka, keys), shim=False).start()
@@ -295,9 +295,9 @@ def test_group_shares_partitions_and_goes_on_from_what_was_committed(make, kafka
             lanes = [[one["lane"] for one in json.loads(broker.run("sources", "-o", "json").stdout)
                       if one["state"] == "running"] for broker in (first, second)]
             return len(lanes[0]) == 2 and len(lanes[1]) == 2
-        eventually(shared, within=60)
+        eventually(shared, within=120)
         client.numbers("shared", range(200, 400))
-        eventually(lambda: len(stored_events(first)) + len(stored_events(second)) >= 400, within=40)
+        eventually(lambda: len(stored_events(first)) + len(stored_events(second)) >= 400, within=120)
         both = values(stored_events(first)) + values(stored_events(second))
         assert sorted(both) == list(range(400))
         assert values(stored_events(second))
