@@ -304,7 +304,8 @@ def test_min_workers_run_before_any_event_and_come_again_when_killed(make, tmp_p
 def test_a_crash_loop_is_told_and_slowed(make, tmp_path):
     starts = tmp_path / "starts"
     broker = make("functions:\n  job:\n    run:\n      min: 1\n"
-                  "      command: [/bin/sh, -c, 'echo x >> %s; exit 3']\ntriggers:\n  all:\n    function: job\n" % starts)
+                  "      command: [/bin/sh, -c, 'echo x >> %s; exit 3']\n"
+                  "triggers:\n  all:\n    function: job\n" % starts)
     eventually(lambda: "T0216" in broker.log())
     assert "with status 3" in broker.log()
     assert len(lines(starts)) == 3, "told at the third, a second and two apart"
