@@ -3,10 +3,13 @@
 //   broker --SupervisorCommand frames--> stdin of the supervisor --Attach over a Unix socket-->
 //   broker
 //
-// Every command replaces what is served: a worker with the new functions attaches, the old one
-// takes nothing more, finishes what it holds and leaves. When the input ends (the broker ended, in
-// whatever way) or on SIGTERM, running commands get TERM, then KILL, and the process ends: nothing
-// of a broker outlives it.
+// Workers of functions with `run` are processes of their own, which attach by themselves; how many,
+// the load decides (run_pool.h).
+//
+// Every command replaces what is served: for `exec` a worker with the new functions attaches, the
+// old one takes nothing more, finishes what it holds and leaves; workers whose command changed are
+// told to finish. When the input ends (the broker ended, in whatever way) or on SIGTERM, running
+// commands and workers get TERM, then KILL, and the process ends: nothing of a broker outlives it.
 
 #pragma once
 

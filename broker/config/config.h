@@ -103,7 +103,9 @@ struct SourceConfig {
 struct FunctionConfig {
   std::string name;
   ConfigLocation location;
-  std::optional<ExecSpec> exec;  // without it served by attached workers alone
+  // Without both served by attached workers alone; never both.
+  std::optional<ExecSpec> exec;
+  std::optional<RunSpec> run;
 };
 
 struct TriggerConfig {

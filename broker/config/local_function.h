@@ -1,5 +1,5 @@
-// ExecSpec: a function that the broker's own supervisor serves on this machine: a command per
-// event.
+// Functions that the broker's own supervisor serves on this machine: a command per event (`exec`),
+// or long-lived workers that are started when there is something to do (`run`).
 
 #pragma once
 
@@ -22,11 +22,18 @@ enum class ExecInput : std::uint8_t {
   kText,   // a fixed text
 };
 
-struct ExecSpec {
+// How a process is started.
+struct LocalCommand {
   std::vector<std::string> command;                // looked up in PATH; at least one element
   std::map<std::string, std::string> environment;  // beside the broker's own
   std::string directory;  // empty: the user's home if there is a `user`, else the broker's
   std::string user;       // empty: the broker's
+
+  friend bool operator==(const LocalCommand&, const LocalCommand&) = default;
+};
+
+struct ExecSpec {
+  LocalCommand process;
   ExecInput input = ExecInput::kEvent;
   std::string stdin_text;                      // of kText
   std::optional<Duration> timeout;             // of one run; unset: the trigger's `timeout` alone
@@ -34,6 +41,16 @@ struct ExecSpec {
   std::uint64_t output_bytes_max = 64 * 1024;  // kept of one run
 
   friend bool operator==(const ExecSpec&, const ExecSpec&) = default;
+};
+
+struct RunSpec {
+  LocalCommand process;
+  std::uint32_t min = 0;  // always running
+  std::uint32_t max = 1;
+  std::uint32_t warm = 0;                   // ready beyond what is busy, while it is in use
+  Duration idle = std::chrono::minutes(5);  // without anything to do until one is stopped
+
+  friend bool operator==(const RunSpec&, const RunSpec&) = default;
 };
 
 }  // namespace tocsin

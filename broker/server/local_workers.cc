@@ -25,6 +25,7 @@ namespace tocsin {
 namespace {
 
 constexpr Duration kLookEvery = std::chrono::milliseconds(500);
+constexpr Duration kLoadEvery = std::chrono::milliseconds(100);
 constexpr Duration kBackoffMin = std::chrono::seconds(1);
 constexpr Duration kBackoffMax = std::chrono::seconds(30);
 constexpr Duration kSteady = std::chrono::seconds(60);  // after so long the next end is a first one
@@ -44,23 +45,49 @@ v1::LocalExec::Input InputOf(ExecInput input) {
 }
 
 void Add(const FunctionConfig& function, v1::SupervisorCommand& command) {
-  if (!function.exec) return;
-  const ExecSpec& spec = *function.exec;
+  if (!function.exec && !function.run) return;
   v1::LocalFunction& local = *command.add_functions();
   local.set_name(function.name);
+  const auto process = [](const LocalCommand& from, auto& to) {
+    for (const std::string& argument : from.command) to.add_command(argument);
+    for (const auto& [name, value] : from.environment) (*to.mutable_environment())[name] = value;
+    to.set_directory(from.directory);
+    to.set_user(from.user);
+  };
+  const auto milliseconds = [](Duration duration) {
+    return static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+  };
+  if (function.run) {
+    v1::LocalRun& run = *local.mutable_run();
+    process(function.run->process, run);
+    run.set_min(function.run->min);
+    run.set_max(function.run->max);
+    run.set_warm(function.run->warm);
+    run.set_idle_ms(milliseconds(function.run->idle));
+    return;
+  }
+  const ExecSpec& spec = *function.exec;
   v1::LocalExec& exec = *local.mutable_exec();
-  for (const std::string& argument : spec.command) exec.add_command(argument);
-  for (const auto& [name, value] : spec.environment) (*exec.mutable_environment())[name] = value;
-  exec.set_directory(spec.directory);
-  exec.set_user(spec.user);
+  process(spec.process, exec);
   exec.set_input(InputOf(spec.input));
   exec.set_stdin_text(spec.stdin_text);
-  if (spec.timeout) {
-    exec.set_timeout_ms(static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::milliseconds>(*spec.timeout).count()));
-  }
+  if (spec.timeout) exec.set_timeout_ms(milliseconds(*spec.timeout));
   exec.set_concurrency(spec.concurrency);
   exec.set_output_bytes_max(spec.output_bytes_max);
+}
+
+// A 32-bit length, little-endian, and the message.
+std::string Framed(const v1::SupervisorFrame& message) {
+  const std::string body = message.SerializeAsString();
+  std::string frame;
+  for (int i = 0; i < 4; ++i) frame.push_back(static_cast<char>((body.size() >> (8 * i)) & 0xff));
+  return frame + body;
+}
+
+bool HasRun(const v1::SupervisorCommand& command) {
+  return std::any_of(command.functions().begin(), command.functions().end(),
+                     [](const v1::LocalFunction& function) { return function.has_run(); });
 }
 
 std::string HowItEnded(int status) {
@@ -75,16 +102,14 @@ struct LocalWorkers::Impl : std::enable_shared_from_this<LocalWorkers::Impl> {
       : options(std::move(options_in)), ports(ports_in) {}
 
   std::string Frame() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    const std::string body = wanted.SerializeAsString();
-    std::string frame;
-    for (int i = 0; i < 4; ++i) {
-      frame.push_back(static_cast<char>((body.size() >> (8 * i)) & 0xff));
-    }
-    return frame + body;
+    v1::SupervisorFrame frame;
+    *frame.mutable_command() = wanted;
+    return Framed(frame);
   }
 
   // False: it does not read any more.
   bool Send() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    told.clear();  // new workers know of no load
     const std::string frame = Frame();
     std::string_view left = frame;
     while (!left.empty()) {
@@ -151,6 +176,36 @@ struct LocalWorkers::Impl : std::enable_shared_from_this<LocalWorkers::Impl> {
     if (input >= 0) close(std::exchange(input, -1));
   }
 
+  // What has changed, a frame each: one that is short is written whole or, if it does not read, not
+  // at all.
+  void Tell(const LocalLoads& loads) {
+    MutexLock lock(mutex);
+    for (const v1::LocalFunction& function : wanted.functions()) {
+      if (!function.has_run() || input < 0) continue;
+      const auto found = loads.find(function.name());
+      const LocalLoad load = found == loads.end() ? LocalLoad() : found->second;
+      const auto known = told.find(function.name());
+      if (known != told.end() && known->second == load) continue;
+      v1::SupervisorFrame frame;
+      v1::FunctionLoad& one = *frame.add_loads();
+      one.set_name(function.name());
+      one.set_queued(load.queued);
+      one.set_in_flight(load.in_flight);
+      const std::string bytes = Framed(frame);
+      pollfd fd{input, POLLOUT, 0};
+      if (poll(&fd, 1, 0) != 1 || (fd.revents & POLLOUT) == 0) return;
+      if (write(input, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) return;
+      told[function.name()] = load;
+    }
+  }
+
+  void AskLoads() {
+    if (!ports.loads) return;
+    ports.loads([self = weak_from_this()](const LocalLoads& loads) {
+      if (const auto impl = self.lock()) impl->Tell(loads);
+    });
+  }
+
   // Reaps it, starts it again.
   void Look() {
     MutexLock lock(mutex);
@@ -174,10 +229,16 @@ struct LocalWorkers::Impl : std::enable_shared_from_this<LocalWorkers::Impl> {
     Watch();
   }
 
-  void Watch() {
-    ports.executor.PostAt(ports.clock.Monotonic() + kLookEvery, [self = weak_from_this()] {
-      if (const auto impl = self.lock()) impl->Look();
-    });
+  void Watch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const bool loads = pid > 0 && HasRun(wanted);
+    if (loads)
+      ports.executor.Post([self = weak_from_this()] {
+        if (const auto impl = self.lock()) impl->AskLoads();
+      });
+    ports.executor.PostAt(ports.clock.Monotonic() + (loads ? kLoadEvery : kLookEvery),
+                          [self = weak_from_this()] {
+                            if (const auto impl = self.lock()) impl->Look();
+                          });
   }
 
   LocalWorkersOptions options;
@@ -186,7 +247,8 @@ struct LocalWorkers::Impl : std::enable_shared_from_this<LocalWorkers::Impl> {
   Mutex mutex;
   v1::SupervisorCommand wanted ABSL_GUARDED_BY(mutex);
   pid_t pid ABSL_GUARDED_BY(mutex) = -1;
-  int input ABSL_GUARDED_BY(mutex) = -1;  // of the supervisor
+  int input ABSL_GUARDED_BY(mutex) = -1;   // of the supervisor
+  LocalLoads told ABSL_GUARDED_BY(mutex);  // to this supervisor
   Instant started ABSL_GUARDED_BY(mutex){};
   Instant restart_at ABSL_GUARDED_BY(mutex){};
   Duration backoff ABSL_GUARDED_BY(mutex) = kBackoffMin;

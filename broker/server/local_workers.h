@@ -1,5 +1,5 @@
-// LocalWorkers: the supervisor process that serves the configuration's local functions (`exec`),
-// kept running while there are any.
+// LocalWorkers: the supervisor process that serves the configuration's local functions (`exec`,
+// `run`), kept running while there are any, and told how much waits for those with `run`.
 //
 //   [none] --functions--> [running] --it ended--> [waiting: 1 s, doubling to 30 s] --> [running]
 //      ^                      | no functions, or Stop()
@@ -13,6 +13,9 @@
 
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,18 +34,29 @@ struct LocalWorkersOptions {
   std::string runs_dir;
 };
 
+// How much there is to do for one function.
+struct LocalLoad {
+  std::uint64_t queued = 0;     // deliveries that are ready
+  std::uint64_t in_flight = 0;  // and with workers
+
+  friend bool operator==(const LocalLoad&, const LocalLoad&) = default;
+};
+using LocalLoads = std::map<std::string, LocalLoad>;  // by function
+
 class LocalWorkers {
  public:
   struct Ports {
     Executor& executor;
     const Clock& clock;
     Log& log;
+    // Gives the loads, on the executor, at some time.
+    std::function<void(std::function<void(LocalLoads)>)> loads;
   };
 
   LocalWorkers(LocalWorkersOptions options, Ports ports);
   ~LocalWorkers();  // Stop(0) if that was not called
 
-  // From now on these are served; those without `exec` are not looked at.
+  // From now on these are served; those without `exec` and `run` are not looked at.
   void Apply(const std::vector<FunctionConfig>& functions);
 
   // Closes the supervisor's input, waits until it has ended, kills it after `within`.

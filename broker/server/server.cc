@@ -270,8 +270,27 @@ absl::Status Server::Impl::MakeLocalWorkers() {
                           .target = "unix:" + local_socket,
                           .token = local_token,
                           .runs_dir = dir + "/runs"},
-      LocalWorkers::Ports{.executor = *control, .clock = clock, .log = log});
+      LocalWorkers::Ports{
+          .executor = *control,
+          .clock = clock,
+          .log = log,
+          .loads = [this](std::function<void(LocalLoads)> done) { GatherLoads(std::move(done)); }});
   return absl::OkStatus();
+}
+
+void Server::Impl::GatherLoads(std::function<void(LocalLoads)> done) {
+  shards->Snapshots([this, done = std::move(done)](const std::vector<PartitionSnapshot>& taken) {
+    LocalLoads loads;
+    for (const PartitionSnapshot& partition : taken) {
+      for (const TriggerBooks& books : partition.triggers) {
+        if (books.function.empty()) continue;
+        LocalLoad& load = loads[books.function];
+        load.queued += books.ready;
+        load.in_flight += books.leased;
+      }
+    }
+    control->Post([done, loads = std::move(loads)] { done(loads); });
+  });
 }
 
 AccessPolicy Server::Impl::AccessOf(const BrokerConfig& broker) const {

@@ -44,6 +44,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   absl::Status OpenData(const BrokerConfig& broker);
   absl::Status OpenPartitions();
   absl::Status MakeLocalWorkers();
+  void GatherLoads(std::function<void(LocalLoads)> done);
   AccessPolicy AccessOf(const BrokerConfig& broker) const;  // the supervisor's identity included
   void MakeServices(const BrokerConfig& broker);
   absl::Status Listen(const BrokerConfig& broker);

@@ -183,6 +183,7 @@ std::string Command::Start(const Event& event) {
   spawn.environment = Environment(options_, event, context_);
   spawn.directory = options_.directory;
   spawn.user = options_.user;
+  spawn.end_with_us = SIGKILL;  // this thread waits for it: it ends only when we are killed
   spawn.stdin_fd = input.read.get();
   spawn.stdout_fd = output.write.get();
   spawn.stderr_fd = errors.write.get();

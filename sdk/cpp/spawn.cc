@@ -5,6 +5,7 @@
 #include <grp.h>
 #include <pwd.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -89,7 +90,7 @@ struct Failure {
 // In the child, where nothing but system calls may be made.
 [[noreturn]] void Become(const SpawnOptions& options, const Identity* identity, const char* program,
                          const char* directory, char* const* arguments, char* const* variables,
-                         int report) {
+                         pid_t parent, int report) {
   const auto fail = [report](Step step) {
     const Failure failure{step, errno};
     static_cast<void>(!write(report, &failure, sizeof failure));
@@ -113,6 +114,11 @@ struct Failure {
       fail(Step::kUser);
     }
     if (setgid(identity->gid) != 0 || setuid(identity->uid) != 0) fail(Step::kUser);
+  }
+  // After the change of users, which forgets it.
+  if (options.end_with_us != 0) {
+    prctl(PR_SET_PDEATHSIG, options.end_with_us);
+    if (getppid() != parent) _exit(127);
   }
   if (directory != nullptr && chdir(directory) != 0) fail(Step::kDirectory);
   execve(program, arguments, variables);
@@ -181,11 +187,12 @@ pid_t Spawn(const SpawnOptions& options, std::string* error) {
     *error = fmt::format("cannot start {}: {}", options.command.front(), std::strerror(errno));
     return -1;
   }
+  const pid_t parent = getpid();
   const pid_t pid = _Fork();  // without the handlers of fork(), which may take locks
   if (pid == 0) {
     Become(options, identity ? &*identity : nullptr, program.c_str(),
            directory.empty() ? nullptr : directory.c_str(), argument_pointers.data(),
-           variable_pointers.data(), report[1]);
+           variable_pointers.data(), parent, report[1]);
   }
   const int fork_error = errno;
   close(report[1]);

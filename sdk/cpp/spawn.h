@@ -15,7 +15,8 @@ struct SpawnOptions {
   std::vector<std::string> command;      // the program is looked up in PATH; at least one element
   std::vector<std::string> environment;  // NAME=VALUE, all of it; later ones win
   std::string directory;                 // empty: the user's home if there is a `user`, else ours
-  std::string user;  // empty: as we are; sets HOME, USER and LOGNAME where they are not given
+  std::string user;     // empty: as we are; sets HOME, USER and LOGNAME where they are not given
+  int end_with_us = 0;  // the signal it gets when the calling thread ends; 0: none
   int stdin_fd = -1, stdout_fd = -1, stderr_fd = -1;  // -1: ours
 };
 

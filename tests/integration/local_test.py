@@ -242,3 +242,103 @@ def test_the_socket_is_for_the_user_alone_and_asks_for_the_token(make):
     assert refused.returncode == 1 and b"T0203" in refused.stderr, refused.stderr
     broker.stop()
     assert not os.path.exists(path)
+
+
+# --- workers that live on ---
+
+def run_config(folder, keys, code="pass", more=""):
+    """A Python worker that notes its life and its events in <folder>/ledger, a line each."""
+    script = os.path.join(str(folder), "worker.py")
+    with open(script, "w", encoding="utf-8") as out:
+        out.write("import os, time\n"
+                  "from tocsin import Worker\n"
+                  "def note(*words):\n"
+                  "    with open(%r, 'a') as out:\n"
+                  "        out.write(' '.join(map(str, words)) + '\\n')\n"
+                  "note('start', os.getpid())\n"
+                  "worker = Worker('thumbs')\n"
+                  "@worker.function(os.environ['TOCSIN_FUNCTION'])\n"
+                  "def thumb(event, ctx):\n"
+                  "    note('begin', event.id, os.getpid())\n"
+                  "    %s\n"
+                  "    note('end', event.id)\n"
+                  "worker.run()\n"
+                  "note('stop', os.getpid())\n" % (os.path.join(str(folder), "ledger"), code))
+    return ("functions:\n  thumbs:\n    run:\n      command: [/usr/bin/python3, -B, %s]\n%s"
+            "triggers:\n  all:\n    function: thumbs\n%s" % (script, keys, more))
+
+
+def noted(folder, what):
+    return [line.split()[1] for line in lines(os.path.join(str(folder), "ledger"))
+            if line.startswith(what + " ")]
+
+
+def test_workers_go_from_none_to_four_and_back_and_nothing_is_cut_off(make, tmp_path):
+    keys = "      max: 4\n      idle: 1s\n"
+    broker = make(run_config(tmp_path, keys, "time.sleep(0.1)"))
+    assert noted(tmp_path, "start") == [], "none before the first event"
+    names = ["e%d" % i for i in range(60)]
+    assert broker.accepted(*[event(name) for name in names])
+    eventually(lambda: broker.books().acked == 60, within=60)
+    assert len(noted(tmp_path, "start")) == 4, "as many as may be, and no more"
+    eventually(lambda: len(noted(tmp_path, "stop")) == 4, within=60)
+    # Each event once: no worker was ended while it had one.
+    assert sorted(noted(tmp_path, "begin")) == sorted(names) == sorted(noted(tmp_path, "end"))
+    # A second burst starts anew.
+    assert broker.accepted(event("late"))
+    eventually(lambda: broker.books().acked == 61, within=60)
+    assert len(noted(tmp_path, "start")) == 5
+
+
+def test_min_workers_run_before_any_event_and_come_again_when_killed(make, tmp_path):
+    broker = make(run_config(tmp_path, "      min: 1\n      idle: 1s\n"))
+    first = int(eventually(lambda: noted(tmp_path, "start"), within=60)[0])
+    assert broker.accepted(event("a"))
+    eventually(lambda: broker.books().acked == 1)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: len(noted(tmp_path, "start")) == 2, within=60)
+    assert broker.accepted(event("b"))
+    eventually(lambda: broker.books().acked == 2, within=60)
+
+
+def test_a_crash_loop_is_told_and_slowed(make, tmp_path):
+    starts = tmp_path / "starts"
+    broker = make("functions:\n  job:\n    run:\n      min: 1\n"
+                  "      command: [/bin/sh, -c, 'echo x >> %s; exit 3']\n"
+                  "triggers:\n  all:\n    function: job\n" % starts)
+    eventually(lambda: "T0216" in broker.log())
+    assert "with status 3" in broker.log()
+    assert len(lines(starts)) == 3, "told at the third, a second and two apart"
+
+
+def test_workers_end_with_a_broker_that_is_killed(make, tmp_path):
+    broker = make(run_config(tmp_path, "      min: 2\n      max: 2\n", "time.sleep(30)"))
+    eventually(lambda: len(noted(tmp_path, "start")) == 2, within=60)
+    pids = [int(pid) for pid in noted(tmp_path, "start")]
+    assert broker.accepted(event("a"))
+    eventually(lambda: noted(tmp_path, "begin"), within=60)
+    broker.kill()
+    for pid in pids:
+        eventually(lambda pid=pid: not alive(pid))
+
+
+def test_workers_end_with_a_supervisor_that_is_killed(make, tmp_path):
+    broker = make(run_config(tmp_path, "      min: 1\n"))
+    first = int(eventually(lambda: noted(tmp_path, "start"), within=60)[0])
+    os.kill(supervisor(broker), signal.SIGKILL)
+    eventually(lambda: not alive(first))
+    eventually(lambda: len(noted(tmp_path, "start")) == 2, within=60)
+
+
+def test_a_reload_changes_numbers_without_a_restart_and_commands_with_one(make, tmp_path):
+    broker = make(run_config(tmp_path, "      min: 1\n      max: 1\n"))
+    first = int(eventually(lambda: noted(tmp_path, "start"), within=60)[0])
+    broker.set_config(run_config(tmp_path, "      min: 2\n      max: 2\n"))
+    assert broker.run("reload").returncode == 0
+    eventually(lambda: len(noted(tmp_path, "start")) == 2, within=60)
+    assert alive(first)
+    broker.set_config(run_config(tmp_path, "      min: 1\n      environment: { MODE: new }\n"))
+    assert broker.run("reload").returncode == 0
+    eventually(lambda: len(noted(tmp_path, "start")) == 3, within=60)
+    eventually(lambda: len(noted(tmp_path, "stop")) == 2, within=60)
+    assert not alive(first)

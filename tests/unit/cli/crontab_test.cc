@@ -64,8 +64,9 @@ TEST(CrontabTest, AnEntryBecomesATimerAFunctionAndATrigger) {
   EXPECT_EQ(schedule.name, "backup.sh");
   EXPECT_EQ(schedule.cron, "30 2 * * 1-5");
   EXPECT_EQ(schedule.timezone, "UTC");
-  EXPECT_THAT(Exec(config).command, ElementsAre("/bin/sh", "-c", "/usr/local/bin/backup.sh -v"));
-  EXPECT_EQ(Exec(config).environment.at("PATH"), "/usr/bin:/bin");
+  EXPECT_THAT(Exec(config).process.command,
+              ElementsAre("/bin/sh", "-c", "/usr/local/bin/backup.sh -v"));
+  EXPECT_EQ(Exec(config).process.environment.at("PATH"), "/usr/bin:/bin");
   EXPECT_EQ(Exec(config).input, ExecInput::kNone);
   ASSERT_EQ(config.triggers.size(), 1u);
   EXPECT_THAT(config.triggers[0].route.sources, ElementsAre("backup.sh"));
@@ -79,14 +80,14 @@ TEST(CrontabTest, SystemFormHasAUserAndIsKnownByItsPath) {
   const std::string text = "17 *\t* * *\troot\tcd / && run-parts --report /etc/cron.hourly\n";
   for (const std::string path : {"/etc/crontab", "/etc/cron.d/e2scrub"}) {
     const Config config = Load(Import(text, Options(), path));
-    EXPECT_EQ(Exec(config).user, "root");
-    EXPECT_EQ(Exec(config).command[2], "cd / && run-parts --report /etc/cron.hourly");
+    EXPECT_EQ(Exec(config).process.user, "root");
+    EXPECT_EQ(Exec(config).process.command[2], "cd / && run-parts --report /etc/cron.hourly");
     EXPECT_EQ(config.functions[0].name, "cron.hourly");
   }
   CrontabOptions system = Options();
   system.form = CrontabForm::kSystem;
-  EXPECT_EQ(Exec(Load(Import(text, system))).user, "root");
-  EXPECT_EQ(Exec(Load(Import("* * * * * root x", Options()))).command[2], "root x");
+  EXPECT_EQ(Exec(Load(Import(text, system))).process.user, "root");
+  EXPECT_EQ(Exec(Load(Import("* * * * * root x", Options()))).process.command[2], "root x");
 }
 
 TEST(CrontabTest, VariablesHoldForTheLinesAfterThem) {
@@ -98,9 +99,9 @@ TEST(CrontabTest, VariablesHoldForTheLinesAfterThem) {
                   "HOME=/srv\n"
                   "EMPTY=\n"
                   "* * * * * second\n"));
-  EXPECT_EQ(Exec(config, 0).command[0], "/bin/sh");
-  EXPECT_FALSE(Exec(config, 0).environment.contains("GREETING"));
-  const ExecSpec& second = Exec(config, 1);
+  EXPECT_EQ(Exec(config, 0).process.command[0], "/bin/sh");
+  EXPECT_FALSE(Exec(config, 0).process.environment.contains("GREETING"));
+  const LocalCommand& second = Exec(config, 1).process;
   EXPECT_EQ(second.command[0], "/bin/bash");
   EXPECT_EQ(second.environment.at("PATH"), "/opt/bin:/bin");
   EXPECT_EQ(second.environment.at("GREETING"), " hello ");
@@ -110,15 +111,15 @@ TEST(CrontabTest, VariablesHoldForTheLinesAfterThem) {
 
 TEST(CrontabTest, PercentIsInputAndAnEscapedOneIsItself) {
   const Config config = Load(Import("0 8 * * * mail -s \"it is \\%\" me%Dear me,%%all is well\n"));
-  EXPECT_EQ(Exec(config).command[2], "mail -s \"it is %\" me");
+  EXPECT_EQ(Exec(config).process.command[2], "mail -s \"it is %\" me");
   EXPECT_EQ(Exec(config).input, ExecInput::kText);
   EXPECT_EQ(Exec(config).stdin_text, "Dear me,\n\nall is well\n");
 }
 
 TEST(CrontabTest, WhatTheConfigurationWouldExpandIsKeptAsItIs) {
   const Config config = Load(Import("A=${HOME}/x\n* * * * * echo \"${A}\" $$ \\\\ 'q' : # {x}\n"));
-  EXPECT_EQ(Exec(config).command[2], "echo \"${A}\" $$ \\\\ 'q' : # {x}");
-  EXPECT_EQ(Exec(config).environment.at("A"), "${HOME}/x");
+  EXPECT_EQ(Exec(config).process.command[2], "echo \"${A}\" $$ \\\\ 'q' : # {x}");
+  EXPECT_EQ(Exec(config).process.environment.at("A"), "${HOME}/x");
 }
 
 TEST(CrontabTest, NamesAreUsableAndUnique) {

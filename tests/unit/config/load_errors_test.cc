@@ -164,7 +164,8 @@ TEST(ConfigErrorsTest, LocalFunctionsAreChecked) {
   expect("exec: { command: [a], environment: [b] }", "takes a map from names to values");
   expect("exec: { command: [a], input: data, stdin: x }", "[T0110]");
   expect("exec: { command: [a], timeout: 0s }", "`timeout`");
-  expect("run: { command: [a] }", "`run` is not supported by this version");
+  expect("exec: { command: [a] }, run: { command: [a] }", "one kind: `exec` or `run`");
+  expect("run: { command: [a], min: 3, max: 2 }", "`max` is below `min`");
 }
 
 TEST(ConfigErrorsTest, FilterErrorsHaveTheirPlace) {

@@ -184,13 +184,15 @@ functions:
       output: 1MiB
   mail: { exec: { command: [mail], stdin: "a\nb" } }
   remote: {}
+  thumbs: { run: { command: [thumbs], min: 1, max: 4, warm: 2, idle: 30s, user: www } }
+  many: { run: { command: [many], min: 3 } }
 )");
-  ASSERT_EQ(config.functions.size(), 3u);
+  ASSERT_EQ(config.functions.size(), 5u);
   ExecSpec exec;
-  exec.command = {"/bin/report", "--all"};
-  exec.environment = {{"LANG", "C"}, {"MODE", "${MODE}"}};
-  exec.directory = "/srv";
-  exec.user = "www";
+  exec.process.command = {"/bin/report", "--all"};
+  exec.process.environment = {{"LANG", "C"}, {"MODE", "${MODE}"}};
+  exec.process.directory = "/srv";
+  exec.process.user = "www";
   exec.input = ExecInput::kData;
   exec.timeout = seconds(90);
   exec.concurrency = 3;
@@ -199,8 +201,18 @@ functions:
   const ExecSpec& mail = config.functions[1].exec.value();
   EXPECT_EQ(mail.input, ExecInput::kText);
   EXPECT_EQ(mail.stdin_text, "a\nb");
-  EXPECT_EQ(mail.command, std::vector<std::string>{"mail"});
+  EXPECT_EQ(mail.process.command, std::vector<std::string>{"mail"});
   EXPECT_FALSE(config.functions[2].exec.has_value());
+  EXPECT_FALSE(config.functions[2].run.has_value());
+  RunSpec run;
+  run.process.command = {"thumbs"};
+  run.process.user = "www";
+  run.min = 1;
+  run.max = 4;
+  run.warm = 2;
+  run.idle = seconds(30);
+  EXPECT_EQ(config.functions[3].run, run);
+  EXPECT_EQ(config.functions[4].run.value().max, 3u);
 }
 
 TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
