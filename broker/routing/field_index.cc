@@ -128,11 +128,22 @@ FieldIndex::Rest& FieldIndex::RestOf() {
   return *rest_;
 }
 
+void FieldIndex::AddExact(std::string_view text, std::uint32_t route) {
+  const auto [exact, is_new] =
+      exact_.insert({text.data(), static_cast<std::uint32_t>(text.size()), route});
+  if (is_new) return;
+  if ((exact->routes & kList) == 0) {
+    lists_.push_back({exact->routes});
+    exact->routes = kList | static_cast<std::uint32_t>(lists_.size() - 1);
+  }
+  lists_[exact->routes & ~kList].push_back(route);
+}
+
 void FieldIndex::Add(AnchorKind kind, std::string_view text, const Number& number,
                      const NumberRange* range, std::uint32_t route) {
   switch (kind) {
     case AnchorKind::kExact:
-      exact_[text].push_back(route);
+      AddExact(text, route);
       return;
     case AnchorKind::kNumber:
       RestOf().numbers[number].push_back(route);
@@ -183,7 +194,14 @@ void FieldIndex::FindPresent(std::vector<std::uint32_t>& found) const {
 }
 
 void FieldIndex::FindText(std::string_view text, std::vector<std::uint32_t>& found) const {
-  if (const auto exact = exact_.find(text); exact != exact_.end()) Take(exact->second, found);
+  if (const auto exact = exact_.find(text); exact != exact_.end()) {
+    if ((exact->routes & kList) == 0) {
+      found.push_back(exact->routes);
+    } else {
+      const std::vector<std::uint32_t>& list = lists_[exact->routes & ~kList];
+      found.insert(found.end(), list.begin(), list.end());
+    }
+  }
   if (rest_ == nullptr) return;
   rest_->prefixes.Find(text, found);
   rest_->suffixes.Find(text, found);

@@ -22,7 +22,9 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/hash/hash.h"
 #include "broker/routing/number.h"
 #include "broker/routing/pattern.h"
 
@@ -110,12 +112,39 @@ class FieldIndex {
     bool any_lowered = false;
   };
 
+  // 16 bytes a text: nearly all belong to one route.
+  struct Exact {
+    const char* text;
+    std::uint32_t bytes;
+    mutable std::uint32_t routes;  // one route, or kList and an index into lists_
+
+    std::string_view view() const { return {text, bytes}; }
+  };
+  struct ExactHash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view text) const { return absl::HashOf(text); }
+    std::size_t operator()(const Exact& exact) const { return absl::HashOf(exact.view()); }
+  };
+  struct ExactEqual {
+    using is_transparent = void;
+    static std::string_view View(std::string_view text) { return text; }
+    static std::string_view View(const Exact& exact) { return exact.view(); }
+    template <typename A, typename B>
+    bool operator()(const A& a, const B& b) const {
+      return View(a) == View(b);
+    }
+  };
+  static constexpr std::uint32_t kList = std::uint32_t{1} << 31;
+
+  void AddExact(std::string_view text, std::uint32_t route);
+
   static void Take(const RouteList& routes, std::vector<std::uint32_t>& found) {
     found.insert(found.end(), routes.begin(), routes.end());
   }
   Rest& RestOf();
 
-  absl::flat_hash_map<std::string_view, RouteList> exact_;
+  absl::flat_hash_set<Exact, ExactHash, ExactEqual> exact_;
+  std::vector<std::vector<std::uint32_t>> lists_;
   std::unique_ptr<Rest> rest_;  // most fields have exact conditions only
 };
 

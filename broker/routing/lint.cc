@@ -197,7 +197,7 @@ struct FieldFaults {
 
 FieldFaults FaultsOf(const Pattern& pattern, std::uint32_t field) {
   FieldFaults faults;
-  const std::vector<PatternItem>& items = pattern.items();
+  const std::span<const PatternItem> items = pattern.items();
   const std::string_view name = pattern.TextOf(items[field]);
   bool exists = false;
   bool absent = false;

@@ -59,7 +59,7 @@ bool AttributeClauseValue(const EventView& event, std::string_view name, const A
 }
 
 bool Pattern::ClauseHolds(std::uint32_t clause, const ClauseValue& value) const {
-  const PatternItem& item = items_[clause];
+  const PatternItem& item = items()[clause];
   const bool is_text = value.kind == ValueKind::kText;
   const std::string_view text = TextOf(item);
   switch (item.op) {
@@ -101,9 +101,9 @@ bool Pattern::ClauseHolds(std::uint32_t clause, const ClauseValue& value) const 
 
 bool Pattern::AnyClauseHolds(std::uint32_t parent, const ClauseValue& value) const {
   const std::uint32_t texts = parent + 1;
-  const std::uint32_t numbers = texts + items_[parent].texts();
-  const std::uint32_t others = numbers + items_[parent].numbers();
-  const auto begin = items_.begin();
+  const std::uint32_t numbers = texts + items()[parent].texts();
+  const std::uint32_t others = numbers + items()[parent].numbers();
+  const auto begin = items().begin();
   if (value.kind == ValueKind::kText && numbers > texts) {
     const auto found = std::lower_bound(
         begin + texts, begin + numbers, value.text,
@@ -118,7 +118,7 @@ bool Pattern::AnyClauseHolds(std::uint32_t parent, const ClauseValue& value) con
                          });
     if (found != begin + others && Number{found->whole, found->number} == value.number) return true;
   }
-  for (std::uint32_t clause = others; clause < items_[parent].end; clause = items_[clause].end) {
+  for (std::uint32_t clause = others; clause < items()[parent].end; clause = items()[clause].end) {
     if (ClauseHolds(clause, value)) return true;
   }
   return false;
@@ -130,11 +130,10 @@ enum class Hold : std::uint8_t { kNo, kByAbsence, kYes };
 // One pattern on one event. Recursion is bounded by the depths of pattern and payload.
 class PatternMatch {
  public:
-  // Without a payload what is said of it is taken to hold.
   PatternMatch(const Pattern& pattern, const EventView& event, PayloadReader* payload,
                const PathId* bound)
       : pattern_(pattern),
-        items_(pattern.items_),
+        items_(pattern.items()),
         event_(event),
         payload_(payload),
         bound_(bound) {}
@@ -156,7 +155,6 @@ class PatternMatch {
     }
     const std::string_view name = pattern_.TextOf(item);
     if (name != "data") return Attribute(i, name);
-    if (payload_ == nullptr) return true;
     if (!payload_->Load()) return false;
     const PayloadValue* root = payload_->root();
     return (item.op == PatternOp::kField ? Field(i, root) : Object(i, root)) != Hold::kNo;
@@ -280,7 +278,7 @@ class PatternMatch {
   }
 
   const Pattern& pattern_;
-  const std::vector<PatternItem>& items_;
+  std::span<const PatternItem> items_;
   const EventView& event_;
   PayloadReader* payload_;
   const PathId* bound_;
@@ -288,12 +286,7 @@ class PatternMatch {
 
 bool Pattern::Matches(const EventView& event, PayloadReader& payload, const PathId* bound) const {
   return PatternMatch(*this, event, &payload, bound)
-      .Event(0, static_cast<std::uint32_t>(items_.size()));
-}
-
-bool Pattern::MayMatch(const EventView& event) const {
-  return PatternMatch(*this, event, nullptr, nullptr)
-      .Event(0, static_cast<std::uint32_t>(items_.size()));
+      .Event(0, static_cast<std::uint32_t>(items().size()));
 }
 
 bool Pattern::HoldsAt(std::uint32_t item, const EventView& event, PayloadReader& payload,
@@ -302,21 +295,21 @@ bool Pattern::HoldsAt(std::uint32_t item, const EventView& event, PayloadReader&
 }
 
 bool Pattern::HasAbsent(std::uint32_t field) const {
-  for (std::uint32_t c = field + 1; c < items_[field].end; c = items_[c].end) {
-    if (items_[c].op == PatternOp::kAbsent) return true;
+  for (std::uint32_t c = field + 1; c < items()[field].end; c = items()[c].end) {
+    if (items()[c].op == PatternOp::kAbsent) return true;
   }
   return false;
 }
 
 std::vector<PathId> Pattern::Bind(PathTree& paths) const {
-  std::vector<PathId> bound(items_.size(), kNoPath);
+  std::vector<PathId> bound(items().size(), kNoPath);
   struct Open {
     std::uint32_t end;
     PathId path;
   };
   absl::InlinedVector<Open, 8> open;
-  for (std::uint32_t i = 0; i < items_.size(); ++i) {
-    const PatternItem& item = items_[i];
+  for (std::uint32_t i = 0; i < items().size(); ++i) {
+    const PatternItem& item = items()[i];
     while (!open.empty() && open.back().end <= i) open.pop_back();
     const bool named = item.op == PatternOp::kObject || item.op == PatternOp::kField;
     const bool in_payload = !open.empty();
@@ -333,21 +326,21 @@ std::vector<PathId> Pattern::Bind(PathTree& paths) const {
 
 std::string Pattern::ToJson() const {
   std::string out = "{";
-  AppendJson(out, 0, static_cast<std::uint32_t>(items_.size()));
+  AppendJson(out, 0, static_cast<std::uint32_t>(items().size()));
   out += '}';
   return out;
 }
 
 void Pattern::AppendJson(std::string& out, std::uint32_t begin, std::uint32_t end) const {
-  for (std::uint32_t i = begin; i < end; i = items_[i].end) {
-    const PatternItem& item = items_[i];
+  for (std::uint32_t i = begin; i < end; i = items()[i].end) {
+    const PatternItem& item = items()[i];
     if (i > begin) out += ',';
     if (item.op == PatternOp::kAny) {
       out += "\"$or\":[";
-      for (std::uint32_t way = i + 1; way < item.end; way = items_[way].end) {
+      for (std::uint32_t way = i + 1; way < item.end; way = items()[way].end) {
         if (way > i + 1) out += ',';
         out += '{';
-        AppendJson(out, way + 1, items_[way].end);
+        AppendJson(out, way + 1, items()[way].end);
         out += '}';
       }
       out += ']';
@@ -367,20 +360,20 @@ void Pattern::AppendJson(std::string& out, std::uint32_t begin, std::uint32_t en
 
 // What stands behind the item's name.
 std::string Pattern::PartJson(std::uint32_t item) const {
-  if (items_[item].op == PatternOp::kField) return ClausesJson(item);
+  if (items()[item].op == PatternOp::kField) return ClausesJson(item);
   std::string out;
-  if (items_[item].op == PatternOp::kObject) {
+  if (items()[item].op == PatternOp::kObject) {
     out = "{";
-    AppendJson(out, item + 1, items_[item].end);
+    AppendJson(out, item + 1, items()[item].end);
     return out + "}";
   }
-  AppendJson(out, item, items_[item].end);
+  AppendJson(out, item, items()[item].end);
   return out.substr(out.find('['));
 }
 
 std::string Pattern::ClausesJson(std::uint32_t field) const {
   std::string out = "[";
-  for (std::uint32_t c = field + 1; c < items_[field].end; c = items_[c].end) {
+  for (std::uint32_t c = field + 1; c < items()[field].end; c = items()[c].end) {
     if (c > field + 1) out += ',';
     AppendClause(out, c);
   }
@@ -389,7 +382,7 @@ std::string Pattern::ClausesJson(std::uint32_t field) const {
 }
 
 void Pattern::AppendClause(std::string& out, std::uint32_t clause) const {
-  const PatternItem& item = items_[clause];
+  const PatternItem& item = items()[clause];
   switch (item.op) {
     case PatternOp::kText:
       AppendJsonString(out, TextOf(item));
@@ -436,16 +429,16 @@ void Pattern::AppendClause(std::string& out, std::uint32_t clause) const {
       return;
     }
     case PatternOp::kAnythingBut: {
-      const PatternOp inner = items_[clause + 1].op;
+      const PatternOp inner = items()[clause + 1].op;
       const bool plain = inner == PatternOp::kText || inner == PatternOp::kNumber;
       out += R"({"anything-but":)";
       if (!plain) out += fmt::format(R"({{"{}":)", OperatorName(inner));
-      for (std::uint32_t c = clause + 1; c < item.end; c = items_[c].end) {
+      for (std::uint32_t c = clause + 1; c < item.end; c = items()[c].end) {
         out += c == clause + 1 ? '[' : ',';
         if (plain) {
           AppendClause(out, c);
         } else {
-          AppendJsonString(out, TextOf(items_[c]));
+          AppendJsonString(out, TextOf(items()[c]));
         }
       }
       out += plain ? "]}" : "]}}";

@@ -41,7 +41,7 @@ class PatternExplanation {
   PatternExplanation(const Pattern& pattern, const EventView& event, PayloadReader& payload,
                      const PathId* bound)
       : pattern_(pattern),
-        items_(pattern.items_),
+        items_(pattern.items()),
         event_(event),
         payload_(payload),
         bound_(bound) {}
@@ -169,7 +169,7 @@ class PatternExplanation {
   }
 
   const Pattern& pattern_;
-  const std::vector<PatternItem>& items_;
+  std::span<const PatternItem> items_;
   const EventView& event_;
   PayloadReader& payload_;
   const PathId* bound_;
@@ -181,7 +181,7 @@ Verdict Pattern::Explain(const EventView& event, PayloadReader& payload,
   verdict.matched = Matches(event, payload, bound);
   if (verdict.matched) return verdict;
   return PatternExplanation(*this, event, payload, bound)
-      .Event(0, static_cast<std::uint32_t>(items_.size()));
+      .Event(0, static_cast<std::uint32_t>(items().size()));
 }
 
 }  // namespace tocsin

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <utility>
@@ -57,10 +58,15 @@ class PatternParser {
   PatternPtr Run(const JsonValue& root) {
     Object object;
     if (!ReadObject(root, 0, object)) return nullptr;
-    pattern_ = std::shared_ptr<Pattern>(new Pattern());
+    pattern_ = std::make_shared<Pattern>(Pattern::Private());
     WriteEvent(object);
-    pattern_->items_.shrink_to_fit();
-    pattern_->text_.shrink_to_fit();
+    pattern_->count_ = static_cast<std::uint32_t>(items_.size());
+    items_.emplace_back().text = static_cast<std::uint32_t>(text_.size());
+    const std::size_t behind = items_.size();
+    items_.resize(behind + (text_.size() + sizeof(PatternItem) - 1) / sizeof(PatternItem));
+    std::memcpy(static_cast<void*>(items_.data() + behind), text_.data(), text_.size());
+    items_.shrink_to_fit();
+    pattern_->block_ = std::move(items_);
     return pattern_;
   }
 
@@ -73,7 +79,7 @@ class PatternParser {
 
   // Counted while reading, so that nothing large is built first.
   bool Count(const JsonValue& at) {
-    if (++items_ <= kPatternItemsMax) return true;
+    if (++count_ <= kPatternItemsMax) return true;
     return Fail(at, fmt::format("a pattern has at most {} parts", kPatternItemsMax));
   }
 
@@ -418,7 +424,7 @@ class PatternParser {
       texts += clause.op == PatternOp::kText ? 1 : 0;
       numbers += clause.op == PatternOp::kNumber ? 1 : 0;
       const std::uint32_t index = Open(clause.op, clause.text);
-      PatternItem& item = pattern_->items_[index];
+      PatternItem& item = items_[index];
       switch (clause.op) {
         case PatternOp::kNumber:
           item.whole = clause.number.whole;
@@ -441,7 +447,7 @@ class PatternParser {
       }
       Close(index);
     }
-    pattern_->items_[parent].number = texts | numbers << 32;
+    items_[parent].number = texts | numbers << 32;
   }
 
   template <typename T>
@@ -458,21 +464,24 @@ class PatternParser {
   std::uint32_t Open(PatternOp op, std::string_view text) {
     PatternItem item;
     item.op = op;
-    item.text = static_cast<std::uint32_t>(pattern_->text_.size());
-    item.text_bytes = static_cast<std::uint32_t>(text.size());
-    pattern_->text_ += text;
-    pattern_->items_.push_back(item);
-    return static_cast<std::uint32_t>(pattern_->items_.size() - 1);
+    item.text = static_cast<std::uint32_t>(text_.size());
+    text_ += text;
+    items_.push_back(item);
+    return static_cast<std::uint32_t>(items_.size() - 1);
   }
 
   void Close(std::uint32_t index) {
-    pattern_->items_[index].end = static_cast<std::uint32_t>(pattern_->items_.size());
+    // Choices come on top of what is counted, at most one for two parts.
+    static_assert(2 * kPatternItemsMax <= 0xFFFF);
+    items_[index].end = static_cast<std::uint16_t>(items_.size());
   }
 
   std::string_view json_;
   PatternFault& fault_;
   std::shared_ptr<Pattern> pattern_;
-  std::size_t items_ = 0;
+  std::vector<PatternItem> items_;
+  std::string text_;
+  std::size_t count_ = 0;
   std::size_t wildcards_ = 0;
 };
 

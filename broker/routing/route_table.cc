@@ -19,7 +19,7 @@ bool AnchorDecides(const RouteSpec& route, const AnchorOptions& options) {
   if (route.pattern == nullptr) return route.filter->conditions.size() == 1;
   // An integer's text is found by a pattern that wants a text, which only the pattern tells apart.
   if (route.filter != nullptr || choice->anchors.front().path == kNoPath) return false;
-  const std::vector<PatternItem>& items = route.pattern->items();
+  const std::span<const PatternItem> items = route.pattern->items();
   const PatternOp last = items.back().op;
   for (std::size_t i = 0; i + 1 < items.size(); ++i) {
     const PatternOp op = items[i].op;
@@ -40,7 +40,7 @@ struct RouteTable::Impl {
   // True where the anchor is the whole condition, so that a candidate is a match.
   std::vector<bool> anchor_decides;
   PathTree paths;
-  // The paths of all patterns' items, one route's after the other's.
+  // The paths of patterns' items; patterns of the same shape share them.
   std::vector<PathId> bound;
   std::vector<std::uint32_t> bound_first;
   MatchIndex any_source;
@@ -57,11 +57,14 @@ std::shared_ptr<const RouteTable> RouteTable::Build(std::vector<RouteSpec> route
   impl->routes = std::move(routes);
   impl->anchor_decides.resize(impl->routes.size());
   impl->bound_first.reserve(impl->routes.size());
+  absl::flat_hash_map<std::vector<PathId>, std::uint32_t> shapes;
   for (const RouteSpec& route : impl->routes) {
-    impl->bound_first.push_back(static_cast<std::uint32_t>(impl->bound.size()));
-    if (route.pattern == nullptr) continue;
-    const std::vector<PathId> bound = route.pattern->Bind(impl->paths);
-    impl->bound.insert(impl->bound.end(), bound.begin(), bound.end());
+    std::vector<PathId> bound;
+    if (route.pattern != nullptr) bound = route.pattern->Bind(impl->paths);
+    const auto [shape, is_new] =
+        shapes.try_emplace(bound, static_cast<std::uint32_t>(impl->bound.size()));
+    if (is_new) impl->bound.insert(impl->bound.end(), bound.begin(), bound.end());
+    impl->bound_first.push_back(shape->second);
   }
   impl->bound.shrink_to_fit();
   AnchorCounts counts;
