@@ -297,7 +297,8 @@ def test_group_shares_partitions_and_goes_on_from_what_was_committed(make, kafka
             return len(lanes[0]) == 2 and len(lanes[1]) == 2
         eventually(shared, within=120)
         client.numbers("shared", range(200, 400))
-        eventually(lambda: len(stored_events(first)) + len(stored_events(second)) >= 400, within=120)
+        eventually(lambda: len(stored_events(first)) + len(stored_events(second)) >= 400,
+                   within=120)
         both = values(stored_events(first)) + values(stored_events(second))
         assert sorted(both) == list(range(400))
         assert values(stored_events(second))
