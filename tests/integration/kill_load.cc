@@ -12,7 +12,6 @@
 // happened, whoever is killed.
 
 #include <fcntl.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +28,7 @@
 #include "broker/base/system_clock.h"
 #include "sdk/cpp/publisher.h"
 #include "sdk/cpp/worker.h"
+#include "tests/integration/load_common.h"
 
 namespace tocsin {
 namespace {
@@ -38,21 +38,6 @@ constexpr std::uint64_t kPoisonEvery = 997;
 constexpr std::uint64_t kUnansweredMax = 20'000;
 
 bool IsPoison(std::uint64_t number) { return number % kPoisonEvery == kPoisonEvery - 1; }
-
-bool InputEnds(int wait_ms) {
-  pollfd input{STDIN_FILENO, POLLIN, 0};
-  if (::poll(&input, 1, wait_ms) <= 0) return false;
-  char byte = 0;
-  return ::read(STDIN_FILENO, &byte, 1) <= 0;
-}
-
-// Most of a short life of the broker is to be spent at work.
-sdk::ConnectionOptions QuickToReturn() {
-  sdk::ConnectionOptions connection;
-  connection.backoff_min = std::chrono::milliseconds(10);
-  connection.backoff_max = std::chrono::milliseconds(100);
-  return connection;
-}
 
 int Publish(const char* path, std::uint64_t rate) {
   SystemClock clock;

@@ -12,7 +12,6 @@
 // was answered must run.
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -28,6 +27,7 @@
 #include "broker/base/system_clock.h"
 #include "sdk/cpp/publisher.h"
 #include "sdk/cpp/worker.h"
+#include "tests/integration/load_common.h"
 
 namespace tocsin {
 namespace {
@@ -61,20 +61,6 @@ std::size_t Bucket(std::uint64_t micros) {
 }
 
 std::uint64_t BucketEnd(std::size_t bucket) { return ((bucket % 8 + 9) << (bucket / 8)) / 8; }
-
-bool InputEnds(int wait_ms) {
-  pollfd input{STDIN_FILENO, POLLIN, 0};
-  if (::poll(&input, 1, wait_ms) <= 0) return false;
-  char byte = 0;
-  return ::read(STDIN_FILENO, &byte, 1) <= 0;
-}
-
-sdk::ConnectionOptions QuickToReturn() {
-  sdk::ConnectionOptions connection;
-  connection.backoff_min = std::chrono::milliseconds(20);
-  connection.backoff_max = std::chrono::milliseconds(500);
-  return connection;
-}
 
 std::uint64_t NowMicros(const Clock& clock) {
   return static_cast<std::uint64_t>(
