@@ -86,6 +86,12 @@ struct Partition::Impl {
     DeadAction action;
   };
 
+  // An answer batch whose dead letters want bytes from the journal first.
+  struct Confirmation {
+    std::size_t letters = 0;  // to be written
+    std::function<void()> then;
+  };
+
   struct PendingCheckpoint {
     CheckpointDelta delta;
     std::uint64_t after = 0;  // number of the in-flight batch that must be durable
@@ -191,6 +197,10 @@ struct Partition::Impl {
   bool ApplyEmitted(const DeliveryRef& delivery, std::vector<std::string>& emitted,
                     std::string* error);
   void RunActions(Runtime& runtime, std::vector<Action>& actions);
+  void ConfirmWhenDurable(std::function<void()> confirmed);
+  void LetterDone(const std::shared_ptr<Confirmation>& confirmation);
+  void WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number, DeadAction action,
+                     const absl::StatusOr<ReadResult>& read);
   void Die(Runtime& runtime, DeadAction action);
   void WriteLetter(Runtime& runtime, const DeadAction& action, const EventRecord* record);
   bool LettersFull() const;
@@ -287,6 +297,7 @@ struct Partition::Impl {
   absl::flat_hash_map<std::uint64_t, std::weak_ptr<WorkerSession>> sessions;
   absl::flat_hash_map<std::uint64_t, std::uint32_t> leased_hops;  // by offset, only above 0
   std::vector<HeldDead> held_dead;
+  std::shared_ptr<Confirmation> confirming;  // of the answers that are being applied
   Audit audit;
   std::size_t fetches = 0;
   std::set<std::uint32_t> catching_up;  // ordinals in the plan

@@ -226,6 +226,8 @@ class Campaign {
     total_.emitted += result.emitted;
     total_.power_cuts += result.power_cuts;
     total_.flipped_bits += result.flipped_bits;
+    total_.broken_openings += result.broken_openings;
+    for (std::size_t i = 0; i < total_.checks.size(); ++i) total_.checks[i] += result.checks[i];
   }
 
   const Flags flags_;

@@ -33,6 +33,25 @@ void SimWorker::Deliver(std::string_view, std::span<const OutgoingDelivery> deli
   }
 }
 
+void SimWorker::Cancel(std::span<const std::uint64_t> handles) {
+  for (const std::uint64_t handle : handles) {
+    const auto one = std::find_if(held.begin(), held.end(),
+                                  [&](const Held& lease) { return lease.handle == handle; });
+    if (one != held.end()) sim_.ForgetLease(*one);
+  }
+}
+
+void Sim::ForgetLease(const SimWorker::Held& held) {
+  EventView view;
+  (void)ParseEvent(held.event, view);
+  const std::string id = FormatDeliveryId(held.id);
+  const std::string partition = std::to_string(held.id.partition.value());
+  const auto lease =
+      leased_.find({fmt::format("{}/{}/{}", partition, held.trigger, view.PartitionKey()), ""});
+  if (lease != leased_.end() && lease->second == id) leased_.erase(lease);
+  leased_.erase({partition + "/some/", id});
+}
+
 void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   ++result_.delivered;
   EventView view;
@@ -42,6 +61,7 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   }
   const std::string id = FormatDeliveryId(delivery.id);
   const std::string event_id(view.id);
+  CheckContent(view.id, delivery.event);
   const std::string trigger(delivery.trigger_name);
   const auto [payload, fresh] =
       payload_.try_emplace({delivery.id.partition.value(), delivery.offset.value()}, event_id);
@@ -49,8 +69,14 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
     Fail(fmt::format("offset {} had {} and now {}", delivery.offset.value(), payload->second,
                      event_id));
   }
+  if (!log_damaged_) Checked(SimCheck::kNotAgain);
   if (!log_damaged_ && final_.contains(id + "@" + std::to_string(delivery.offset.value()))) {
     Fail(fmt::format("{} ({}) delivered again after its settlement was confirmed", id, event_id));
+  }
+  Checked(SimCheck::kAttempts);
+  Checked(SimCheck::kDurableFirst);
+  if (trigger == "some" && filter_ && view.Text("subject") != "third") {
+    Fail(fmt::format("{}: the filter of '{}' does not hold for it", event_id, trigger));
   }
   if (delivery.attempt > kAttempts) Fail(fmt::format("{}: attempt {}", id, delivery.attempt));
   Journal& journal = storage_->journal();
@@ -69,10 +95,16 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
     auto [lease, free] = leased_.try_emplace({scope, ""}, id);
     // What was read from the disk while the machine stood still may arrive after its lease's end,
     // or never.
+    if (!suspends_) Checked(SimCheck::kExclusive);
     if (!free && !suspends_)
       Fail(fmt::format("{}: {} leased while {} is", scope, id, lease->second));
-    CheckKey(delivery, scope, id);
-    if (delivery.attempt == 1 && delivery.id.run == 0) {
+    // What it was attempted in former lives does not matter: a key resumes at the first delivery
+    // that is not settled.
+    const bool first =
+        seen_leases_.insert(fmt::format("{}@{}", id, delivery.token.value() >> 32)).second;
+    CheckKey(delivery, scope, id, first);
+    if (first && delivery.id.run == 0) {
+      Checked(SimCheck::kKeyOrder);
       const std::string epoch_scope = fmt::format("{}@{}", scope, delivery.token.value() >> 32);
       std::uint64_t& highest = first_lease_[epoch_scope];
       if (delivery.offset.value() + 1 < highest) {
@@ -80,6 +112,14 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
       }
       highest = std::max(highest, delivery.offset.value() + 1);
     }
+  }
+  if (trigger == "some") {
+    leased_.try_emplace({fmt::format("{}/some/", delivery.id.partition.value()), id}, id);
+    const auto under_way = std::count_if(leased_.begin(), leased_.end(), [](const auto& lease) {
+      return !lease.first.second.empty();
+    });
+    if (!suspends_) Checked(SimCheck::kConcurrency);
+    if (!suspends_ && under_way > 2) Fail(fmt::format("'some': {} are under way", under_way));
   }
   if (options_.trace) {
     fmt::print("  deliver {} {} attempt {} {}\n", trigger, id, delivery.attempt, event_id);
@@ -89,8 +129,9 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
 // The key's order across attempts: a delivery that waits to be repeated, or has parked its key,
 // holds it.
 void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
-                   const std::string& id) {
+                   const std::string& id, bool first) {
   const auto parked = parked_.find(scope);
+  if (parked != parked_.end() && !park_full_) Checked(SimCheck::kParked);
   if (parked != parked_.end() && delivery.id.run == 0) {
     if (delivery.offset <= parked->second.offset) {
       parked_.erase(parked);  // it did not become durable that it, or one after it, had died
@@ -99,8 +140,10 @@ void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
     }
   }
   KeyHead& head = key_heads_[fmt::format("{}@{}", scope, delivery.token.value() >> 32)];
-  if (delivery.id.run == 0 && delivery.attempt == 1 && !head.id.empty() && head.id != id &&
-      !head.settled && head.attempt < kAttempts && !log_damaged_ && !suspends_) {
+  const bool passes = delivery.id.run == 0 && first && !head.id.empty() && head.id != id &&
+                      head.attempt < kAttempts && !log_damaged_ && !suspends_;
+  if (passes) Checked(SimCheck::kKeyHeld);
+  if (passes && !head.settled) {
     Fail(fmt::format("{}: {} leased, but {} is not settled (attempt {})", scope, id, head.id,
                      head.attempt));
   }
@@ -131,6 +174,9 @@ std::shared_ptr<RoutePlan> Sim::MakePlan() {
     if (detached_.contains(spec.name)) continue;
     RouteSpec route;
     route.name = spec.name;
+    if (spec.name == "some" && filter_) {
+      route.filter = FilterFromJson(R"({"exact":{"subject":"third"}})").value();
+    }
     routes.push_back(route);
     TriggerSpec trigger;
     trigger.name = spec.name;
@@ -174,7 +220,8 @@ void Sim::Start() {
     if (!storage_->faulty() || attempt > 100) {
       return Fail(fmt::format("the journal does not open: {}", MessageOf(status)));
     }
-    storage_->Crash();
+    ++result_.broken_openings;
+    storage_->Crash(breaks_ && attempt < 20);
   }
   life_ = std::make_unique<Life>(storage_->journal(), executor_, clock_, broker_random_, *this,
                                  options);
@@ -201,7 +248,7 @@ void Sim::Crash() {
   ghosts_.clear();
   life_.reset();
   executor_.Clear();
-  storage_->Crash();
+  storage_->Crash(breaks_);
   leased_.clear();
   for (SimLane& lane : lanes_) lane.attached = false;
   if (damage_ && Chance(30)) FlipBit();
@@ -242,6 +289,7 @@ void Sim::Publish() {
     const std::uint64_t key = number * 2654435761u % (keys_ + 1);
     const std::string name = key == keys_ ? std::string() : fmt::format("k{}", key);
     keep->push_back(MakeEvent(number, name, number % 17 == 16 && poison_ ? "poison" : "plain"));
+    CheckContent(fmt::format("e{}", number), keep->back());
     PublishedEvent event;
     PartitionId home;
     const absl::Status prepared =
@@ -290,6 +338,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   const std::string id = FormatDeliveryId(held.id);
   const std::string key(view.PartitionKey());
   const Runs& runs = runs_[id];
+  if (!reloads_ && !log_damaged_) Checked(SimCheck::kExecutions);
   // A detached trigger's leases end without being charged.
   if (++runs_[id].executions > kAttempts + result_.crashes - runs.crashes_before && !reloads_ &&
       !log_damaged_) {
@@ -297,8 +346,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
                      result_.crashes - runs.crashes_before + 1));
   }
   const std::string scope = fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger, key);
-  const auto lease = leased_.find({scope, ""});
-  if (lease != leased_.end() && lease->second == id) leased_.erase(lease);
+  ForgetLease(held);
   worker.started_through = std::max(worker.started_through, held.handle);
   FrameAnswers frame;
   frame.started_through = worker.started_through;
@@ -324,24 +372,40 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
     NoteAnswer(held, scope, id, Ack{});
     frame.acked.push_back({held.handle, held.handle});
     ++executed_events_[held.trigger + " " + std::string(view.id)];
+    acks_sent_[held.trigger].insert(mark);
     // A stale answer settles nothing, and neither does one whose trigger was detached meanwhile.
     auto stale = std::make_shared<bool>(true);
-    if (worker.session->OnAnswers(frame, clock_.Monotonic(), [this, mark, stale] {
-          if (!*stale) final_.insert(mark);
-        }) == 0) {
+    if (worker.session->OnAnswers(frame, clock_.Monotonic(),
+                                  [this, mark, stale, trigger = held.trigger] {
+                                    if (*stale) return;
+                                    final_.insert(mark);
+                                    acks_confirmed_[trigger].insert(mark);
+                                  }) == 0) {
       *stale = reloads_;
     }
     return;
   }
+  const std::string name = held.trigger + " " + std::string(view.id);
   if (std::holds_alternative<Ack>(answer.outcome)) {
-    ++executed_events_[held.trigger + " " + std::string(view.id)];
+    ++executed_events_[name];
+    acks_sent_[held.trigger].insert(mark);
   }
+  if (std::holds_alternative<Drop>(answer.outcome)) dropped_.insert(name);
   const Outcome outcome = answer.outcome;
   auto applied = std::make_shared<bool>(false);
   std::function<void()> confirmed;
-  if (!answer.emitted.empty()) {
-    confirmed = [this, applied, name = fmt::format("e{}", emitted_number_)] {
-      if (*applied) emitted_.insert(name);
+  // At the dead log's quota a rejected delivery stays, to be tried again.
+  const bool waits = std::holds_alternative<Reject>(outcome) && trims_ && letters_;
+  if (!std::holds_alternative<Retry>(outcome) && !waits) {
+    const bool ack = std::holds_alternative<Ack>(outcome);
+    if (options_.trace) fmt::print("  {} ends with outcome {}\n", id, outcome.index());
+    confirmed = [this, applied, ack, mark, trigger = held.trigger,
+                 emitted = fmt::format("e{}", emitted_number_)] {
+      if (!*applied) return;
+      final_.insert(mark);
+      if (!ack) return;
+      emitted_.insert(emitted);
+      acks_confirmed_[trigger].insert(mark);
     };
   }
   frame.others.push_back(std::move(answer));

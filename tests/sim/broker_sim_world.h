@@ -58,7 +58,7 @@ class SimWorker final : public WorkerLink {
 
   explicit SimWorker(Sim& sim) : sim_(sim) {}
   void Deliver(std::string_view, std::span<const OutgoingDelivery> deliveries) override;
-  void Cancel(std::span<const std::uint64_t>) override {}
+  void Cancel(std::span<const std::uint64_t> handles) override;
   void Drain(const std::string&) override {}
 
   std::deque<Held> held;
@@ -115,6 +115,8 @@ class Sim final : public PartitionObserver {
   }
 
   void OnDelivered(SimWorker& worker, const OutgoingDelivery& delivery);
+  // What the broker has taken from its worker.
+  void ForgetLease(const SimWorker::Held& held);
   void Fail(const std::string& what) {
     if (result_.failure.empty()) result_.failure = what;
   }
@@ -154,7 +156,16 @@ class Sim final : public PartitionObserver {
   void Reload();
   void StandStill();
   void FlipBit();
-  void CheckKey(const OutgoingDelivery& delivery, const std::string& scope, const std::string& id);
+  void Checked(SimCheck check) { ++result_.checks[static_cast<std::size_t>(check)]; }
+  // The same event has the same bytes, wherever it shows.
+  void CheckContent(std::string_view id, std::string_view bytes);
+  void CheckMatching(const EventRecordInfo& event, std::string_view id);
+  void CheckBooksAgainst(
+      const std::map<std::pair<std::uint32_t, std::string>, std::uint64_t>& matched);
+  void NoteSchedules();
+  void CheckSchedules();
+  void CheckKey(const OutgoingDelivery& delivery, const std::string& scope, const std::string& id,
+                bool first);
   void NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
                   const Outcome& outcome);
   void CheckAnswered();
@@ -186,6 +197,7 @@ class Sim final : public PartitionObserver {
        damage_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
+  bool filter_ = false;  // the trigger "some" takes every third published event only
 
   // shadow
   std::vector<SimLane> lanes_{{{"lane", "0"}}, {{"lane", "1"}}, {{"other", ""}}};
@@ -220,6 +232,14 @@ class Sim final : public PartitionObserver {
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> payload_;  // offset -> event id
   std::map<std::string, int> executed_events_;  // "trigger event-id" -> executions
   std::set<std::string> final_;                 // settlements whose durability was confirmed
+  std::set<std::string> seen_leases_;           // delivery id @ epoch
+  std::map<std::string, std::size_t> content_;  // event id -> hash of its bytes
+  std::set<std::string> dropped_;               // "trigger event-id": the answer was to drop it
+  std::set<std::string> ever_detached_;         // triggers
+  std::map<std::string, std::set<std::string>> acks_sent_, acks_confirmed_;  // by trigger
+  std::map<std::string, std::vector<std::int64_t>> fired_;  // schedule -> instants in the log, us
+  std::map<std::string, ScheduleStatus> schedule_status_;   // before they are taken away
+  WallTime schedules_noted_;
   Instant last_expiry_check_{};
 };
 
