@@ -94,7 +94,7 @@ power-cuts: deps-tests  ## a broker loses what it did not sync, CUTS=n times (de
 canaries: deps-tests  ## each planted defect must be found by the simulators
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target broker_sim broker_sim_canaries journal_crash_sim
-	@ctest --test-dir build -R '_canary' --output-on-failure
+	@ctest --test-dir build -L sim -R '_canary' --output-on-failure
 
 soak: deps-tests  ## half the most load for MINUTES=n (default 60) with restarts; docs/soak.svg
 	@cmake --preset release -DTOCSIN_TESTS=ON

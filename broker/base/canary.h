@@ -34,10 +34,13 @@ enum class Canary : std::uint8_t {
   kFireForgotten,     // that an instant has fired is not journaled
   kForwardUnsent,     // an emitted event is called delivered to its partition and is not
   kForwardRepeated,   // an emitted event that came already is taken again
+  kMatchForgotten,    // an event is not recorded as matched by a trigger that it matches
+  kSkipUnrecorded,    // an instant that does not fire leaves no record
+  kPriorNotHeld,      // after a restart a key goes on while its delivery waits to be repeated
 };
 
 // By their value.
-inline constexpr std::array<std::string_view, 18> kCanaryNames = {"none",
+inline constexpr std::array<std::string_view, 21> kCanaryNames = {"none",
                                                                   "confirmed_early",
                                                                   "dispatched_early",
                                                                   "attempt_forgotten",
@@ -54,7 +57,10 @@ inline constexpr std::array<std::string_view, 18> kCanaryNames = {"none",
                                                                   "lane_skips",
                                                                   "fire_forgotten",
                                                                   "forward_unsent",
-                                                                  "forward_repeated"};
+                                                                  "forward_repeated",
+                                                                  "match_forgotten",
+                                                                  "skip_unrecorded",
+                                                                  "prior_not_held"};
 
 #ifdef TOCSIN_CANARIES
 inline Canary planted = Canary::kNone;

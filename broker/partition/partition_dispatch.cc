@@ -470,7 +470,9 @@ void Partition::Impl::ExchangeAndDeliver() {
     if (count != runtime->offered || alone != runtime->offered_alone || woken) offer(*runtime);
   }
   if (std::exchange(woken, false)) {
-    for (const std::uint32_t ordinal : std::vector<std::uint32_t>(ready.begin(), ready.end())) {
+    std::vector<std::uint32_t> ordinals(ready.begin(), ready.end());
+    std::sort(ordinals.begin(), ordinals.end());  // the same order in every run
+    for (const std::uint32_t ordinal : ordinals) {
       Runtime* runtime = RuntimeOf(TriggerOrdinal(ordinal));
       if (runtime != nullptr) offer(*runtime);
     }

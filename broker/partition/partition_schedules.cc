@@ -20,6 +20,7 @@ void Partition::Impl::RecordSchedule(RecordType type, const ScheduleRecord& reco
     (void)state.Apply(RecordView{type, body, 0}, state.end(), turn.append_time_us);
     return;
   }
+  if (Planted(Canary::kSkipUnrecorded) && type == RecordType::kScheduleSkipped) return;
   AddAndApply(type, body);
 }
 

@@ -31,8 +31,9 @@
 namespace tocsin {
 
 // A defect on purpose outside the broker, which a run must find: answers before they are durable; a
-// disk that says synced and has not (of files, of directories). Those inside: broker/base/canary.h.
-enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync };
+// disk that says synced and has not (of files, of directories); a worker that gets a byte of the
+// data wrong. Those inside: broker/base/canary.h.
+enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
 inline constexpr std::array<std::string_view, 17> kSimClasses = {

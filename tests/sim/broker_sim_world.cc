@@ -29,6 +29,14 @@ void SimWorker::Deliver(std::string_view, std::span<const OutgoingDelivery> deli
     held.push_back({delivery.handle, delivery.token, delivery.id, delivery.offset,
                     std::string(delivery.trigger_name), std::string(delivery.event),
                     delivery.attempt});
+    if (sim_.wrong_byte() && delivery.offset.value() % 16 == 15) {
+      std::string bytes(delivery.event);
+      bytes.back() ^= 1;
+      OutgoingDelivery wrong = delivery;
+      wrong.event = bytes;
+      sim_.OnDelivered(*this, wrong);
+      continue;
+    }
     sim_.OnDelivered(*this, delivery);
   }
 }

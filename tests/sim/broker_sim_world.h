@@ -115,6 +115,7 @@ class Sim final : public PartitionObserver {
   }
 
   void OnDelivered(SimWorker& worker, const OutgoingDelivery& delivery);
+  bool wrong_byte() const { return options_.canary == SimCanary::kWrongByte; }
   // What the broker has taken from its worker.
   void ForgetLease(const SimWorker::Held& held);
   void Fail(const std::string& what) {
