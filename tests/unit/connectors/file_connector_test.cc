@@ -128,7 +128,7 @@ TEST_F(FileConnectorTest, TheEventBlockReplacesDefaults) {
 }
 
 // F41: what is half written must never be emitted.
-TEST_F(FileConnectorTest, FileThatIsBeingWrittenIsNotComplete) {
+TEST_F(FileConnectorTest, F41FileThatIsBeingWrittenIsNotComplete) {
   ASSERT_TRUE(Connect().ok());
   At(seconds(1), [this] { tree_.Begin("slow.csv"); });
   At(seconds(30), [this] { tree_.Grow("slow.csv", 5); });
@@ -147,7 +147,7 @@ TEST_F(FileConnectorTest, WithoutKnowingWritersTheCloseIsAwaited) {
   EXPECT_EQ(Run(seconds(30)), Happened{"created slow.csv"});
 }
 
-TEST_F(FileConnectorTest, FileFoundOpenAtTheStartWaitsForItsWriter) {
+TEST_F(FileConnectorTest, F41FileFoundOpenAtTheStartWaitsForItsWriter) {
   tree_.Begin("slow.csv");
   ASSERT_TRUE(Connect().ok());
   At(seconds(100), [this] { tree_.End("slow.csv"); });
@@ -155,7 +155,7 @@ TEST_F(FileConnectorTest, FileFoundOpenAtTheStartWaitsForItsWriter) {
   EXPECT_EQ(Run(seconds(30)), Happened{"created slow.csv"});
 }
 
-TEST_F(FileConnectorTest, WriterThatClosesAndComesBackWithinSettleIsAwaited) {
+TEST_F(FileConnectorTest, F41WriterThatClosesAndComesBackWithinSettleIsAwaited) {
   ASSERT_TRUE(Connect().ok());
   At(milliseconds(100), [this] { tree_.Write("a", 1); });
   for (int i = 1; i < 10; ++i) {
