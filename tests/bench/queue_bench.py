@@ -28,7 +28,7 @@ from queue_rig import Redis, free_port  # noqa: E402
 BYTES = 128
 RATIO_FLOOR = 0.8
 RUN_MAX = 60.0
-LOOK_EVERY = 0.01
+LOOK_EVERY = 0.05
 
 
 def alone(reader, *words):

@@ -253,6 +253,54 @@ TEST_F(FileConnectorTest, F42FileThatIsRenamedWhileTheTreeIsListedIsNotForgotten
   EXPECT_EQ(Run(seconds(300)), Happened{});
 }
 
+TEST_F(FileConnectorTest, F42FileThatIsMovedToWhereNothingIsWatchedYetIsNotForgotten) {
+  // After a start the directories are watched one by one; of the move only the first half is told.
+  spec_.recursive = true;
+  spec_.on_deleted = true;
+  for (int i = 100; i < 200; ++i) tree_.MakeDirectory("d" + std::to_string(i));
+  tree_.Write("d100/f");
+  ASSERT_TRUE(Connect().ok());
+  EXPECT_EQ(Run(seconds(5)), Happened{"created d100/f"});
+  ASSERT_TRUE(Connect().ok());
+  tree_.OnList("d140", [this] { tree_.Rename("d100/f", "d199/f"); });
+  tree_.OnList("d170", [this] { clock_.Advance(seconds(2)); });
+  EXPECT_EQ(Run(seconds(300)), Happened{});
+  EXPECT_EQ(lane_.entries.size(), 1U);
+}
+
+TEST(FileTrackerTest, F42ListingsThatMayHaveMissedAFileDoNotForgetIt) {
+  using Listing = FileTracker::Listing;
+  FileSpec spec;
+  spec.settle = Duration::zero();
+  FileFacts facts;
+  facts.kind = FileKind::kRegular;
+  facts.identity.inode = 7;
+  facts.links = 1;
+  for (const auto& [how, enough] :
+       {std::pair(Listing::kWatched, 2), std::pair(Listing::kUnwatched, 3)}) {
+    FileTracker tracker(spec);
+    tracker.Observe("f", facts, std::nullopt, Instant());
+    tracker.Decide("f", facts, WriterState::kNone, Instant());
+    ASSERT_EQ(tracker.seen_count(), 1U);
+    for (int i = 0; i < 5; ++i) {
+      tracker.BeginListing();
+      EXPECT_TRUE(tracker.EndListing(Listing::kDisturbed, {}));
+    }
+    EXPECT_EQ(tracker.seen_count(), 1U);
+    tracker.BeginListing();
+    tracker.Observe("g", facts, std::nullopt, Instant());  // found again
+    EXPECT_FALSE(tracker.EndListing(how, {}));
+    for (int i = 1; i < enough; ++i) {
+      tracker.BeginListing();
+      EXPECT_TRUE(tracker.EndListing(how, {}));
+      EXPECT_EQ(tracker.seen_count(), 1U);
+    }
+    tracker.BeginListing();
+    EXPECT_FALSE(tracker.EndListing(how, {}));
+    EXPECT_EQ(tracker.seen_count(), 0U);
+  }
+}
+
 TEST_F(FileConnectorTest, GoneFilesAreErasedAndANewOneOfTheNameIsNew) {
   tree_.Write("a");
   ASSERT_TRUE(Connect().ok());
