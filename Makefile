@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
-        isolation backlog queues fresh-clone deps deps-tests fmt fmt-check tidy asan tsan \
-        analyze fuzz clean
+        isolation backlog queues file-tree fresh-clone deps deps-tests fmt fmt-check tidy asan \
+        tsan analyze fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -112,6 +112,11 @@ queues: deps-tests  ## RECORDS=n of Kafka and Redis exactly once across kills (d
 	@cmake --build build -j $(JOBS)
 	@TOCSIN_QUEUE_RECORDS=$(RECORDS) ctest --test-dir build -R '^(kafka|redis)_source_test$$' \
 	  --timeout 14400 --verbose
+
+file-tree: deps-tests  ## a hundred thousand files in a deep tree that changes, across kills
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@ctest --test-dir build -R '^file_tree_long_test$$' --verbose
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
 	@cmake --preset fuzz

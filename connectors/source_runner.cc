@@ -43,6 +43,7 @@ struct SourceRunner::Impl : std::enable_shared_from_this<SourceRunner::Impl> {
   void Append();
   void OnAppended(const absl::Status& status);
   void Commit();
+  void OnCommitted(const absl::Status& status);
   void OnSettled(std::vector<LaneEventRef> events, SettledAs as);
   void Fail(const absl::Status& status);
   void WaitAndAttach();
@@ -69,6 +70,8 @@ struct SourceRunner::Impl : std::enable_shared_from_this<SourceRunner::Impl> {
   std::uint32_t failures = 0;
   SourcePosition durable;
   bool commit_due = false;
+  bool commit_failed = false;      // the last one
+  bool committed_at_stop = false;  // tried once
   absl::AnyInvocable<void()> stop_done;
 
   mutable Mutex mutex;
@@ -172,7 +175,7 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
                           });
     return;
   }
-  if (stopping) return FinishStop();
+  if (!status.ok() && stopping) return FinishStop();
   if (!status.ok()) {
     // Whether it is durable is not known: the lane's state says so when it is attached again.
     return Fail(status);
@@ -190,6 +193,7 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
     }
   });
   batches.pop_front();
+  if (stopping) return FinishStop();
   if (!connected) {  // the connector failed meanwhile
     batches.clear();
     return WaitAndAttach();
@@ -201,22 +205,31 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
 }
 
 void SourceRunner::Impl::Commit() {
-  if (committing || !commit_due || stopping) return;
+  if (committing || !commit_due) return;
   committing = true;
   commit_due = false;
   ports.connector.Commit(durable, [self = shared_from_this()](const absl::Status& status) {
     self->committing = false;
-    if (self->stopping) return self->FinishStop();
-    if (!status.ok()) {
-      // Not lost: the next Commit() says more than this one did.
-      self->Update([&status](SourceStatus& shown_status) {
-        ++shown_status.errors;
-        shown_status.last_error = std::string(MessageOf(status));
-      });
-    }
-    if (!self->connected) return self->WaitAndAttach();
-    self->Commit();
+    self->OnCommitted(status);
   });
+}
+
+void SourceRunner::Impl::OnCommitted(const absl::Status& status) {
+  if (!status.ok()) {
+    // Not lost: the next Commit() says more than this one did.
+    Update([&status](SourceStatus& shown_status) {
+      ++shown_status.errors;
+      shown_status.last_error = std::string(MessageOf(status));
+    });
+  } else if (commit_failed && connected) {
+    Update([](SourceStatus& shown_status) {
+      if (shown_status.state == SourceState::kRunning) shown_status.last_error.clear();
+    });
+  }
+  commit_failed = !status.ok();
+  if (stopping) return FinishStop();
+  if (!connected) return WaitAndAttach();
+  Commit();
 }
 
 void SourceRunner::Impl::OnSettled(std::vector<LaneEventRef> events, SettledAs as) {
@@ -245,7 +258,7 @@ void SourceRunner::Impl::Fail(const absl::Status& status) {
 void SourceRunner::Impl::WaitAndAttach() {
   if (!Idle() || connected || waiting) return;
   batches.clear();
-  commit_due = false;
+  commit_due = commit_failed = false;
   finished = false;
   Duration cap = options.backoff_min;
   for (std::uint32_t i = 0; i < failures && cap < options.backoff_max; ++i) cap *= 2;
@@ -262,6 +275,11 @@ void SourceRunner::Impl::WaitAndAttach() {
 
 void SourceRunner::Impl::FinishStop() {
   if (!Idle() || stop_done == nullptr) return;
+  // What became durable last is confirmed, so that whoever goes on from there repeats nothing.
+  if (connected && (commit_due || commit_failed) && !std::exchange(committed_at_stop, true)) {
+    commit_due = true;
+    return Commit();
+  }
   ports.sink.Detach([self = shared_from_this()](const absl::Status&) {
     self->SetState(SourceState::kStopped);
     auto done = std::move(self->stop_done);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -89,7 +90,8 @@ struct Maker {
   Made operator()(const KafkaSpec& spec) const {
     return MakeKafkaSource(spec, KafkaPorts(source.name, clock, owner));
   }
-  Made operator()(const ZeromqSpec& spec) const {
+  Made operator()(ZeromqSpec spec) const {
+    spec.reconnect_max = std::min(spec.reconnect_max, source.backoff_max);
     TOCSIN_RETURN_IF_ERROR(MakeZeromqConnector(spec, Ports()).status());
     return std::make_unique<OneLane>(
         owner, [spec, self = *this] { return *MakeZeromqConnector(spec, self.Ports()); });

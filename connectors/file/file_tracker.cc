@@ -5,6 +5,9 @@
 namespace tocsin {
 namespace {
 
+// A tree whose directories move all the time is not remembered for ever.
+constexpr int kMissesMax = 10;
+
 bool IsBeneath(const std::string& path, const std::string& directory) {
   return directory.empty() || (path.size() > directory.size() && path.starts_with(directory) &&
                                path[directory.size()] == '/');
@@ -54,7 +57,7 @@ void FileTracker::Observe(const std::string& path, const FileFacts& facts,
                           std::optional<TreeChangeKind> what, Instant now) {
   if (Seen* seen = Known(path, facts)) {
     seen->listing = listing_;
-    seen->missed = false;
+    seen->missed = 0;
     if (seen->file.path != path && facts.links == 1) {
       // Renamed. Of a file with several names the first one stays its own.
       const auto named = by_path_.find(seen->file.path);
@@ -94,7 +97,8 @@ void FileTracker::ForgetWriters() {
 
 void FileTracker::BeginListing() { ++listing_; }
 
-bool FileTracker::EndListing(const std::set<std::string>& unreadable) {
+bool FileTracker::EndListing(Listing how, const std::set<std::string>& unreadable) {
+  const int enough = how == Listing::kWatched ? 2 : how == Listing::kUnwatched ? 3 : kMissesMax;
   std::vector<FileIdentity> gone;
   bool missing = false;
   for (auto& [identity, seen] : seen_) {
@@ -104,10 +108,10 @@ bool FileTracker::EndListing(const std::set<std::string>& unreadable) {
         std::any_of(unreadable.begin(), unreadable.end(),
                     [&path](const std::string& directory) { return IsBeneath(path, directory); });
     if (unknown) continue;
-    if (seen.missed) {
+    if (++seen.missed >= enough) {
       gone.push_back(identity);
     } else {
-      seen.missed = missing = true;
+      missing = true;
     }
   }
   std::sort(gone.begin(), gone.end());
@@ -172,7 +176,7 @@ void FileTracker::Remember(const std::string& path, const FileFacts& facts) {
   seen.file.size = facts.size;
   seen.file.modified_ns = facts.modified_ns;
   seen.listing = listing_;
-  seen.missed = false;
+  seen.missed = 0;
   by_path_[seen.file.path] = facts.identity;
   output_.puts[facts.identity] = seen.file;
   if (wanted) {
