@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
-        isolation backlog queues file-tree fresh-clone deps deps-tests fmt fmt-check tidy asan \
-        tsan analyze fuzz clean
+        isolation backlog match-figures queues file-tree fresh-clone deps deps-tests fmt \
+        fmt-check tidy asan tsan analyze fuzz clean
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -15,6 +15,7 @@ CUTS ?= 300
 MINUTES ?= 60
 EVENTS ?= 1000000
 RECORDS ?= 1000000
+MATCH ?= # e.g. --banks --only T5
 ISOLATION ?= # e.g. --rounds 5 --only mute
 PYTHON := /usr/bin/python3
 # What `make build` makes: the program, the C++ worker of the quickstart and the Python package.
@@ -67,6 +68,12 @@ bench: deps-tests  ## throughput and latency beside a bare gRPC relay, in one ru
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
 	@ctest --test-dir build -L '^bench$$' --verbose
+
+match-figures: deps-tests  ## matching beside AWS event-ruler in one run; MATCH=--banks
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target match_figures
+	@$(PYTHON) -B tests/bench/match_figures.py --ours build/match_figures \
+	  -o build/match_figures.json $(MATCH)
 
 sim: deps-tests  ## the simulators over SEEDS=n seeds (default 1000; a tenth on a disk)
 	@cmake --preset release -DTOCSIN_TESTS=ON

@@ -30,6 +30,7 @@ std::unique_ptr<Command> NewRoot() {
   AddCron(*root);
   AddImport(*root);
   AddSimulate(*root);
+  AddTest(*root);
   AddSupervise(*root);
   AddVersion(*root);
   AddCompletion(*root);

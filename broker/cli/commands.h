@@ -26,6 +26,7 @@ void AddWork(Command& root);
 void AddCron(Command& root);
 void AddImport(Command& root);
 void AddSimulate(Command& root);
+void AddTest(Command& root);
 void AddSupervise(Command& root);
 void AddVersion(Command& root);
 void AddCompletion(Command& root);

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "broker/base/event_json.h"
 #include "broker/base/status.h"
 #include "broker/cli/commands.h"
 #include "broker/cli/event_input.h"
@@ -24,7 +26,19 @@ struct Flags {
   OutputFlags output;
 };
 
-void AppendJson(JsonWriter& json, const RouteSpec& route, const Verdict& verdict) {
+// What the function of a trigger that matches gets; nullopt if it is the event as it is.
+std::optional<absl::StatusOr<std::string>> Transformed(const RouteSpec& route,
+                                                       const Verdict& verdict,
+                                                       const EventView& event,
+                                                       const EventLimits& limits) {
+  if (!verdict.matched || route.transform == nullptr) return std::nullopt;
+  absl::StatusOr<std::string> made = route.transform->Apply(event, limits);
+  if (!made.ok()) return made;
+  return EventToJson(Event::FromTrustedBytes(*std::move(made)).View());
+}
+
+void AppendJson(JsonWriter& json, const RouteSpec& route, const Verdict& verdict,
+                const std::optional<absl::StatusOr<std::string>>& transformed) {
   const auto raw_or_null = [&json](std::string_view name, const std::string& text) {
     json.Key(name);
     if (text.empty()) {
@@ -45,7 +59,16 @@ void AppendJson(JsonWriter& json, const RouteSpec& route, const Verdict& verdict
   for (const CesqlError& error : verdict.errors) {
     json.Object().Field("kind", CesqlErrorName(error.kind)).Field("message", error.message).End();
   }
-  json.End().End();
+  json.End();
+  if (transformed) {
+    json.Key("receives");
+    if (transformed->ok()) {
+      json.Raw(**transformed);
+    } else {
+      json.Null().Field("refused", MessageOf(transformed->status()));
+    }
+  }
+  json.End();
 }
 
 int Explain(Console& console, const Flags& flags) {
@@ -76,7 +99,9 @@ int Explain(Console& console, const Flags& flags) {
     JsonWriter json;
     json.Array();
     for (std::uint32_t i = 0; i < table->size(); ++i) {
-      AppendJson(json, table->route(i), table->Explain(i, event->View(), flags.source));
+      const Verdict verdict = table->Explain(i, event->View(), flags.source);
+      AppendJson(json, table->route(i), verdict,
+                 Transformed(table->route(i), verdict, event->View(), config->broker.event_limits));
     }
     json.End();
     console.Out(json);
@@ -92,6 +117,15 @@ int Explain(Console& console, const Flags& flags) {
     if (!rows.Row({table->route(i).name, verdict.matched ? "yes" : "no", verdict.reason})) break;
   }
   rows.Finish();
+  for (std::uint32_t i = 0; i < table->size(); ++i) {
+    const auto made = Transformed(table->route(i), table->Explain(i, event->View(), flags.source),
+                                  event->View(), config->broker.event_limits);
+    if (!made) continue;
+    console.Note(made->ok()
+                     ? fmt::format("{} gives its function {}", table->route(i).name, Clean(**made))
+                     : fmt::format("{} gives its function nothing, a dead letter takes it: {}",
+                                   table->route(i).name, Clean(MessageOf(made->status()))));
+  }
   return kExitOk;
 }
 

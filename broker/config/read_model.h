@@ -28,5 +28,13 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy);
 
 // The whole file.
 void ReadFileModel(ConfigReader& reader, YamlNode root, Config& config);
+// After it: former names that cannot be taken over are errors.
+void CheckFormerNames(ConfigReader& reader, const Config& config);
+// After both, if there were no errors: the canonical text of each trigger and its hash.
+void SetCanonical(Config& config);
+
+// One line per error.
+//   kInvalidArgument
+absl::Status ErrorStatus(const std::vector<ConfigError>& errors);
 
 }  // namespace tocsin

@@ -36,6 +36,7 @@ struct Partition::Impl {
     std::size_t offered = 0;         // what the dispatcher believes is ready
     std::size_t offered_alone = 0;
     bool touched = false;
+    bool refusal_told = false;  // T0330
     bool scanning = false;
     Offset scan_cursor;
     std::uint64_t scan_number = 0;
@@ -110,6 +111,12 @@ struct Partition::Impl {
     TriggerOrdinal trigger;
     // What was read for it: the cache may have let it go again.
     std::vector<std::shared_ptr<const CachedBatch>> batches;
+  };
+
+  // A delivery of which its trigger's transform can make nothing.
+  struct Refusal {
+    Lease lease;
+    std::string message;
   };
 
   // Stored events that a catching-up trigger looks at.
@@ -208,6 +215,10 @@ struct Partition::Impl {
   void ExchangeAndDeliver();
   void DeliverTo(const Fetch& fetch);
   void FetchMissing(Fetch fetch);
+  Grant ResizedGrant(const Fetch& fetch, const Fetch& missing, const std::vector<Refusal>& refusals,
+                     const std::vector<OutgoingDelivery>& out) const;
+  absl::StatusOr<std::string> Transformed(const Transform& transform, std::string_view event) const;
+  void RefuseDeliveries(Runtime& runtime, const Grant& grant, std::vector<Refusal> refusals);
   void DropEndedLeases(Fetch& fetch);
   const PriorAttempts* PriorOf(const TriggerRecord& trigger, std::uint64_t index,
                                PriorAttempts& prior);

@@ -13,7 +13,7 @@
 
 #include "broker/base/check.h"
 #include "broker/base/event.h"
-#include "connectors/event_template.h"
+#include "broker/base/event_template.h"
 #include "connectors/kafka/kafka_position.h"
 #include "connectors/record_event.h"
 #include "connectors/redis/redis_spec.h"
