@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
         isolation backlog match-figures queues file-tree fresh-clone deps deps-tests fmt \
-        fmt-check tidy asan tsan analyze fuzz clean
+        fmt-check tidy asan tsan analyze fuzz clean peers growth
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -16,6 +16,9 @@ MINUTES ?= 60
 EVENTS ?= 1000000
 RECORDS ?= 1000000
 MATCH ?= # e.g. --banks --only T5
+ROUNDS ?= 5
+SCALE ?= 1
+ROWS ?= # e.g. T1,T3; all
 ISOLATION ?= # e.g. --rounds 5 --only mute
 PYTHON := /usr/bin/python3
 # What `make build` makes: the program, the C++ worker of the quickstart and the Python package.
@@ -64,16 +67,30 @@ analyze: deps-tests  ## clang: thread-safety analysis of the core, then clang-ti
 	  | grep -v -e '^broker/server/' -e '^broker/cli/' -e '^dispatch/grpc/' \
 	  | xargs -P $(JOBS) -n 8 clang-tidy-14 -p build-analyze --quiet
 
-bench: deps-tests  ## throughput and latency beside a bare gRPC relay, in one run
+bench: peers  ## beside peers and a gRPC relay: ROUNDS=n SCALE=x ROWS=T1,T3; build/bench.json
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
-	@ctest --test-dir build -L '^bench$$' --verbose
+	@$(PYTHON) -B tests/bench/peers/peer_bench.py --build build --rounds $(ROUNDS) --scale $(SCALE) \
+	  --only '$(strip $(ROWS))'
+	@$(if $(strip $(ROWS)),true,ctest --test-dir build -L '^bench$$' --verbose)
+	@$(if $(strip $(ROWS)),true,build/tests/isolation_bench --rounds 1 -o build/bench.d/isolation.json)
+	@$(PYTHON) -B tests/bench/peers/peer_bench.py --build build --join
+
+peers: deps-tests  ## the brokers that Tocsin is measured beside: packages, Go modules, Maven
+	@deploy/install-deps --tests --peers
+	@mkdir -p build && tests/bench/peers/build-peers build
+
+growth: deps-tests  ## what partitions, triggers, workers, payload, backlog cost; docs/growth.svg
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target tocsin broker_load
+	@$(PYTHON) -B tests/bench/growth.py --build build --scale $(SCALE) --plot docs/growth.svg
 
 match-figures: deps-tests  ## matching beside AWS event-ruler in one run; MATCH=--banks
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target match_figures
+	@mkdir -p build/bench.d
 	@$(PYTHON) -B tests/bench/match_figures.py --ours build/match_figures \
-	  -o build/match_figures.json $(MATCH)
+	  -o build/bench.d/match_figures.json $(MATCH)
 
 sim: deps-tests  ## the simulators over SEEDS=n seeds (default 1000; a tenth on a disk)
 	@cmake --preset release -DTOCSIN_TESTS=ON
