@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
-        isolation backlog queues fresh-clone deps deps-tests fmt fmt-check tidy asan tsan \
+        isolation backlog queues postgres fresh-clone deps deps-tests fmt fmt-check tidy asan tsan \
         analyze fuzz clean
 
 JOBS ?= $(shell nproc)
@@ -111,6 +111,12 @@ queues: deps-tests  ## RECORDS=n of Kafka and Redis exactly once across kills (d
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
 	@TOCSIN_QUEUE_RECORDS=$(RECORDS) ctest --test-dir build -R '^(kafka|redis)_source_test$$' \
+	  --timeout 14400 --verbose
+
+postgres: deps-tests  ## ROWS=n of PostgreSQL, both sides killed (default a million)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@TOCSIN_POSTGRES_ROWS=$${ROWS:-1000000} ctest --test-dir build -R '^postgres_source_test$$' \
 	  --timeout 14400 --verbose
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
