@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
-        isolation backlog match-figures queues file-tree fresh-clone deps deps-tests fmt \
-        fmt-check tidy asan tsan analyze fuzz clean peers growth
+        isolation backlog match-figures queues postgres file-tree fresh-clone deps deps-tests \
+        fmt fmt-check tidy asan tsan analyze fuzz clean peers growth
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -141,6 +141,11 @@ file-tree: deps-tests  ## a hundred thousand files in a deep tree that changes, 
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
 	@ctest --test-dir build -R '^file_tree_long_test$$' --verbose
+postgres: deps-tests  ## ROWS=n of PostgreSQL, both sides killed (default a million)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@TOCSIN_POSTGRES_ROWS=$${ROWS:-1000000} ctest --test-dir build -R '^postgres_source_test$$' \
+	  --timeout 14400 --verbose
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)
 	@cmake --preset fuzz

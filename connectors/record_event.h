@@ -52,7 +52,9 @@ struct OutsideRecord {
   std::optional<std::string_view> key;
   std::span<const std::pair<std::string_view, std::string_view>> headers;
   std::span<const std::pair<std::string_view, std::string_view>> names;  // of templates
-  std::optional<std::string_view> value;                                 // nullopt: a tombstone
+  // What the kind gives a raw event beyond the others; the `event:` block wins.
+  std::span<const std::pair<std::string_view, std::string_view>> attributes;
+  std::optional<std::string_view> value;  // nullopt: a tombstone
   std::optional<WallTime> time;
   // If set, makes the JSON that a raw event has as data instead of `value`.
   std::function<std::string()> raw_json;

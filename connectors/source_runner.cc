@@ -47,6 +47,7 @@ struct SourceRunner::Impl : std::enable_shared_from_this<SourceRunner::Impl> {
   void OnSettled(std::vector<LaneEventRef> events, SettledAs as);
   void Fail(const absl::Status& status);
   void WaitAndAttach();
+  void ShowNote();
   void FinishStop();
   bool Idle() const { return !attaching && !connecting && !polling && !appending && !committing; }
   void SetState(SourceState state);
@@ -67,6 +68,7 @@ struct SourceRunner::Impl : std::enable_shared_from_this<SourceRunner::Impl> {
   bool committing = false, connected = false, finished = false, stopping = false;
   bool waiting = false;  // a timer will go on, unless stopped
   bool failed = false;   // since the last OK report
+  std::string last_note;
   std::uint32_t failures = 0;
   SourcePosition durable;
   bool commit_due = false;
@@ -145,6 +147,7 @@ void SourceRunner::Impl::OnPolled(absl::StatusOr<SourceBatch> polled) {
   }
   if (!polled.ok()) return Fail(polled.status());
   failures = 0;
+  ShowNote();
   if (!polled->empty()) {
     batches.push_back(*std::move(polled));
     if (batches.size() == 1) Append();
@@ -252,6 +255,13 @@ void SourceRunner::Impl::Fail(const absl::Status& status) {
   });
   ports.report(status);
   WaitAndAttach();
+}
+
+void SourceRunner::Impl::ShowNote() {
+  std::string note = ports.connector.report().note;
+  if (note == last_note) return;
+  last_note = std::move(note);
+  if (!last_note.empty() && ports.note) ports.note(last_note);
 }
 
 // Once nothing is under way: a batch that is with the broker may still become durable.

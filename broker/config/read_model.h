@@ -15,6 +15,7 @@ inline ConfigLocation ToConfigLocation(YamlLocation location) {
 void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker);
 void ReadSources(ConfigReader& reader, YamlNode node, std::vector<SourceConfig>& sources);
 void ReadKafka(ConfigReader& reader, YamlNode node, KafkaSpec& kafka);
+void ReadPostgres(ConfigReader& reader, YamlNode node, PostgresSpec& postgres);
 void ReadRedis(ConfigReader& reader, YamlNode node, RedisSpec& redis);
 void ReadTail(ConfigReader& reader, YamlNode node, TailSpec& tail);
 void ReadZeromq(ConfigReader& reader, YamlNode node, ZeromqSpec& zeromq);

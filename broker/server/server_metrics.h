@@ -36,6 +36,9 @@ class ServerMetrics {
     std::uint64_t refused = 0;
     std::uint64_t skipped = 0;
     std::optional<std::uint64_t> lag;
+    std::optional<std::uint64_t> held_bytes;
+    std::optional<std::uint64_t> snapshot_tables_left;
+    std::uint64_t snapshot_rows = 0;
   };
   struct Sources {
     PublishCounters* publish = nullptr;

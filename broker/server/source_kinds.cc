@@ -10,6 +10,7 @@
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/thread_executor.h"
+#include "connectors/database/postgres/postgres_source.h"
 #include "connectors/file/file_connector.h"
 #include "connectors/file/system_tree.h"
 #include "connectors/file/tail_connector.h"
@@ -96,6 +97,15 @@ struct Maker {
     return std::make_unique<OneLane>(
         owner, [spec, self = *this] { return *MakeZeromqConnector(spec, self.Ports()); });
   }
+  Made operator()(const PostgresSpec& spec) const {
+    const auto make = [spec, self = *this] {
+      return MakePostgresConnector(
+          spec, self.Ports(),
+          std::make_unique<ThreadExecutor>(fmt::format("r-{}", self.source.name), self.clock));
+    };
+    TOCSIN_RETURN_IF_ERROR(make().status());
+    return std::make_unique<OneLane>(owner, [make] { return *make(); });
+  }
   Made operator()(const TimerSpec&) const {
     return absl::InternalError("a timer has no connector: the partitions run it");
   }
@@ -111,6 +121,7 @@ std::string_view KindOfSource(const SourceSpec& spec) {
     std::string_view operator()(const KafkaSpec&) const { return "kafka"; }
     std::string_view operator()(const RedisSpec&) const { return "redis"; }
     std::string_view operator()(const ZeromqSpec&) const { return "zeromq"; }
+    std::string_view operator()(const PostgresSpec&) const { return "postgres"; }
   };
   return std::visit(Name(), spec);
 }

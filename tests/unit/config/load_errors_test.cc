@@ -143,10 +143,7 @@ TEST(ConfigErrorsTest, UnknownNamesGetAHint) {
 }
 
 TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
-  for (const char* kind : {"postgres"}) {
-    ExpectError(fmt::format("sources: {{ s: {{ {}: {{ a: b }} }} }}\n", kind),
-                fmt::format("`{}` is not supported by this version", kind));
-  }
+  ExpectError("sources: { s: { redis: { url: 'rediss://h', stream: s } } }\n", "[T0106]");
   ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: alow } } }\n",
               "did you mean `allow`? [T0104]");
 }
