@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Rows per second from a replication slot into the journal, beside pg_recvlogical on an equal slot.
 
-Each round gives both the same rows, in turn, so that noise of the machine meets both; both read with
-pgoutput what lies ready in the log. Prints rows per second of both, their ratio, processor time per row,
-and Tocsin's memory. Fails below RATIO_FLOOR, unless the processor time says that the machine was
-the bound: on two cores walsender and reader share.
+Each round gives both the same rows, in turn, so that noise of the machine meets both; both read
+with pgoutput what lies ready in the log. Prints rows per second of both, their ratio, processor
+time per row, and Tocsin's memory. Fails below RATIO_FLOOR, unless the processor time says that the
+machine was the bound: on two cores walsender and reader share.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def alone(server, slot, rows):
 def tocsin(server, directory, slot, rows):
     """From the first row that is durable to the last."""
     broker = Broker(directory, partitions=4, shim=False, broker="  retention: { size: 8GiB }\n",
-                    rest="sources:\n  in:\n    postgres: { url: \"%s\", publication: bench, slot: %s,"
-                         " snapshot: never, create: false }\n" % (server.url("bench"), slot)
-                         + one_trigger()).start()
+                    rest="sources:\n  in:\n    postgres: { url: \"%s\", publication: bench,"
+                         " slot: %s, snapshot: never, create: false }\n"
+                         % (server.url("bench"), slot) + one_trigger()).start()
     try:
         def durable():
             try:

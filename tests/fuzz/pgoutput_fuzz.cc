@@ -32,7 +32,7 @@ class Watch : public tocsin::PgChangeWatch {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const tocsin::PostgresSpec spec{.name = "s"};
+  static const tocsin::PostgresSpec spec;
   static tocsin::PostgresEvents events = *tocsin::PostgresEvents::Make(spec);
   Catalog catalog;
   Watch watch;

@@ -312,7 +312,7 @@ def test_another_cluster_is_never_read_on(make, server, db):
 def test_invalidated_slot_and_lag_limits(make, server, db):
     """The server's disk is protected by its own limit, by ours, and nobody goes on silently."""
     server.do("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE fill (v text)", db)
-    rest = source(server, db, "tables: [public.t], snapshot: never, warn_slot_lag: 1B,"
+    rest = source(server, db, "tables: [public.t], snapshot: never, warn_slot_lag: 1,"
                               " max_slot_lag: 1MiB, at_max_slot_lag: drop_slot")
     broker = make(rest=rest, shim=False).start()
     eventually(lambda: "T0222" in (told(broker).get("last_error") or ""))

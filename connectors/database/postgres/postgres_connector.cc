@@ -336,8 +336,12 @@ absl::Status PostgresConnector::Wait(Instant until, bool with_stream) {
     until = std::min({until, next_status_, next_heartbeat_});
     // An idle server says where it is when it is asked.
     if (snapshot_.waits_for()) {
-      TOCSIN_RETURN_IF_ERROR(SendStatus(true));
-      until = std::min<Instant>(until, clock().Monotonic() + milliseconds(100));
+      const Instant now = clock().Monotonic();
+      if (now >= next_ask_) {
+        TOCSIN_RETURN_IF_ERROR(SendStatus(true));
+        next_ask_ = now + milliseconds(20);
+      }
+      until = std::min(until, next_ask_);
     }
   }
   std::array<pollfd, 3> waiting = {pollfd{wake_fd(), POLLIN, 0}, pollfd{reader_.fd(), POLLIN, 0},

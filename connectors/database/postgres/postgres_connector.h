@@ -79,6 +79,7 @@ class PostgresConnector : public BlockingConnector {
   Duration status_every_{};
   Instant next_status_{};
   Instant next_heartbeat_{};
+  Instant next_ask_{};
   std::uint64_t life_ = 0;  // of a connection, for ticks of an earlier one
   absl::Status failed_;     // found between polls
   std::string gap_note_, lag_note_;

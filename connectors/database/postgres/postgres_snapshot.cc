@@ -21,6 +21,7 @@ constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 constexpr std::uint32_t kFirstChunkRows = 64;
 constexpr std::size_t kStateBytesMax = 4096;
 constexpr std::string_view kDone = "done";
+constexpr Duration kAgainAfter = std::chrono::milliseconds(500);
 
 std::string EncodeAfter(const std::vector<std::string>& after) {
   std::string out = "at [";
@@ -135,6 +136,7 @@ PgChunk PgChunkReader::Work::Read(const PgChunkRequest& request) {
     }
   }
   out.last = static_cast<std::uint32_t>(rows->size()) < request.rows;
+  if (out.last) link.reset();
   return out;
 }
 
@@ -153,17 +155,23 @@ PgChunkReader::~PgChunkReader() {
 void PgChunkReader::Request(PgChunkRequest request) {
   TOCSIN_CHECK(!requested_, "two chunks at once");
   requested_ = true;
-  executor_->Post([work = work_, fd = fd_, request = std::move(request)] {
-    if (work->cancelled) return;
-    PgChunk chunk = work->Read(request);
-    if (work->cancelled) return;
-    {
-      MutexLock lock(work->mutex);
-      work->chunk = std::move(chunk);
-    }
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t put = ::write(fd, &one, sizeof(one));
-  });
+  executor_->Post(
+      [work = work_, fd = fd_, executor = executor_.get(), request = std::move(request)] {
+        if (work->cancelled) return;
+        PgChunk chunk = work->Read(request);
+        if (work->cancelled) return;
+        {
+          MutexLock lock(work->mutex);
+          work->chunk = std::move(chunk);
+        }
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const ssize_t put = ::write(fd, &one, sizeof(one));
+        // Also if nothing more is asked for.
+        if (work->link == nullptr) return;
+        executor->PostAt(work->taken + kSnapshotAgeMax, [work, taken = work->taken] {
+          if (work->taken == taken) work->link.reset();
+        });
+      });
 }
 
 std::optional<PgChunk> PgChunkReader::Take() {
@@ -335,7 +343,10 @@ absl::Status PgSnapshotRun::Pump(Lsn reached, std::size_t events_max, SourceBatc
                                  std::size_t& bytes) {
   if (!chunk_ && reader_.requested()) {
     std::optional<PgChunk> chunk = reader_.Take();
-    if (chunk) {
+    // The temporary slot of a reader before may still be there, slots or connections be few.
+    if (chunk && (IsRetryable(chunk->status) || absl::IsAlreadyExists(chunk->status))) {
+      rate_free_at_ = clock_.Monotonic() + kAgainAfter;
+    } else if (chunk) {
       TOCSIN_RETURN_IF_ERROR(Annotate(chunk->status, "reading a table"));
       Took(*std::move(chunk));
     }

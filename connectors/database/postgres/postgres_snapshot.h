@@ -55,8 +55,9 @@ struct PgChunk {
 // Threading: Request() and Take() by one thread; the reading on `executor`, which the reader owns.
 class PgChunkReader {
  public:
-  // A snapshot is held for so long, so that it does not keep the server from cleaning up.
-  static constexpr Duration kSnapshotAgeMax = std::chrono::seconds(10);
+  // A snapshot is held for so long: it keeps the server from cleaning up, and whoever wants to
+  // change the table waits for it.
+  static constexpr Duration kSnapshotAgeMax = std::chrono::seconds(2);
 
   PgChunkReader(const PostgresSpec& spec, const Clock& clock, std::unique_ptr<Executor> executor);
   // Ends what is read.

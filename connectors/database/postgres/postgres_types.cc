@@ -331,14 +331,15 @@ bool PgTypes::Knows(std::uint32_t oid) const {
 }
 
 void PgTypes::Learn(std::uint32_t oid, std::string_view space, std::string_view name) {
-  // Extensions may be in any schema: their types are known by their names.
+  // Extensions may be in any schema: their types are known by their names. No schema stands for
+  // pg_catalog.
   PgType type;
   const bool array = name.starts_with('_');
   if (array) name.remove_prefix(1);
   type.array = array;
   if (name == "hstore") {
     type.shape = PgShape::kHstore;
-  } else if (space == "pg_catalog") {
+  } else if (space.empty() || space == "pg_catalog") {
     for (const BuiltIn& known : kBuiltIn) {
       if (known.name != name) continue;
       type.shape = known.shape;

@@ -303,12 +303,13 @@ void TransactionStream::Message(SourceBatch& batch, std::size_t& grown) {
     grown += ports_.events.AddMessage(message_, transaction_, index, batch);
     return;
   }
-  // Its own place, before every commit that comes after it.
-  reached_ = std::max(reached_, message_.lsn);
-  if (message_.lsn <= start_commit_ || !options_.messages) return;
+  // Its LSN is its end, where the next commit may begin: its own place is the byte before.
+  const Lsn place = message_.lsn - std::min<Lsn>(1, message_.lsn);
+  reached_ = std::max(reached_, place);
+  if (place <= start_commit_ || !options_.messages) return;
   PgTransaction alone;
-  alone.commit = message_.lsn;
-  position_.commit = message_.lsn;
+  alone.commit = place;
+  position_.commit = place;
   position_.index = 0;
   grown += ports_.events.AddMessage(message_, alone, 0, batch);
 }

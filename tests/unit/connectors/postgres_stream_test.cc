@@ -292,13 +292,17 @@ TEST_F(StreamTest, MessageOutsideATransactionHasItsOwnPlaceAndComesOnce) {
   whole += "{}";
   Open();
   Feed({whole});
-  EXPECT_EQ(Ids(), (Words{"0/90/0"}));
+  EXPECT_EQ(Ids(), (Words{"0/8F/0"}));
   EXPECT_EQ(stream_->position().done, 0U);
   const PgPosition behind = stream_->position();
   batch_ = SourceBatch();
   Open(behind);
   Feed({whole});
   EXPECT_TRUE(Ids().empty());
+  // A transaction whose commit begins where the message ends is another place.
+  Feed({Begin(0x90, 1), Relation('d'), Insert("1", "a"), Commit(0x90, 0xb0)});
+  EXPECT_EQ(Ids(), (Words{"0/90/0"}));
+  batch_ = SourceBatch();
   spec_.messages = false;
   Open();
   Feed({whole});
@@ -372,7 +376,7 @@ TEST(PgTypesTest, ArraysAreReadWholeOrStayText) {
 
 TEST(PgTypesTest, DomainsAndArraysOfOwnTypesAreLearnt) {
   PgTypes types;
-  types.Learn(20000, "pg_catalog", "int4");
+  types.Learn(20000, "", "int4");
   types.Learn(20001, "public", "_mood");
   types.Learn(20002, "ext", "hstore");
   EXPECT_EQ(types.Find(20000), (PgType{PgShape::kInteger}));

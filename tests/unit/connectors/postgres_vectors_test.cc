@@ -159,7 +159,7 @@ TEST_F(Captures, EveryMessageIsDecodedAsItWas) {
       ++messages;
     }
   }
-  EXPECT_GT(messages, 1000U);
+  EXPECT_GT(messages, 900U);
 }
 
 class NoCatalog : public PgCatalog {
@@ -293,7 +293,7 @@ TEST_F(Captures, KeyChangeIsDeletedAndCreatedLinked) {
 
 TEST_F(Captures, UnchangedToastIsTakenFromTheOldRowOrNamed) {
   const std::vector<Told> key = Replay(Case("toast_key_update"));
-  ASSERT_EQ(key.size(), 2U);
+  ASSERT_EQ(key.size(), 3U);
   EXPECT_EQ(key.back().data["after"], json::parse(R"x({"id":2})x"));
   EXPECT_EQ(key.back().data["unavailable"], json::parse(R"x(["big"])x"));
 }
