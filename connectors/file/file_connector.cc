@@ -208,7 +208,11 @@ absl::Status FileConnector::ListSome(Instant now) {
     to_list_.pop_front();
     TOCSIN_RETURN_IF_ERROR(ListOne(directory, now, true));
   }
-  if (to_list_.empty() && listing_) EndListing(now);
+  if (to_list_.empty() && listing_) {
+    // What was moved meanwhile is heard of first: it is not missing.
+    TOCSIN_RETURN_IF_ERROR(TakeChanges(now));
+    if (to_list_.empty() && heard_ >= now) EndListing(now);
+  }
   if (tracker_.seen_count() + tracker_.candidate_count() > spec_.files_max) {
     return absl::FailedPreconditionError(fmt::format(
         "there are more than {} files in {} (`files_max`): move away what is done, or raise it",
@@ -271,7 +275,7 @@ absl::Status FileConnector::TakeChanges(Instant until) {
     const Instant before = ports_.clock.Monotonic();
     ports_.tree.Wait(reads == 0 ? until : before, changes_);
     if (changes_.empty()) {
-      heard_ = before;
+      heard_ = std::max(heard_, before);
       break;
     }
     TOCSIN_RETURN_IF_ERROR(HandleAll(ports_.clock.Monotonic()));
@@ -321,7 +325,7 @@ absl::StatusOr<SourceBatch> FileConnector::PollNow(Instant until) {
     TOCSIN_RETURN_IF_ERROR(ListSome(now));
     Look(now);
     if (tracker_.HasOutput() || !erase_unreadable_.empty()) return TakeBatch();
-    const bool busy = !to_list_.empty();
+    const bool busy = listing_ || !to_list_.empty();
     if (!busy && now >= until) {
       SourceBatch nothing;
       nothing.position.value = position_;

@@ -5,8 +5,20 @@
 namespace tocsin {
 namespace {
 
-// A tree whose directories move all the time is not remembered for ever.
-constexpr int kMissesMax = 10;
+// What listings that do not find something say together, until it is gone. A tree whose directories
+// move all the time is not remembered for ever.
+constexpr int kMissedMax = 10;
+int WeightOf(FileTracker::Listing how) {
+  switch (how) {
+    case FileTracker::Listing::kWatched:
+      return 5;
+    case FileTracker::Listing::kUnwatched:
+      return 4;
+    case FileTracker::Listing::kDisturbed:
+      return 1;
+  }
+  return 0;
+}
 
 bool IsBeneath(const std::string& path, const std::string& directory) {
   return directory.empty() || (path.size() > directory.size() && path.starts_with(directory) &&
@@ -98,7 +110,6 @@ void FileTracker::ForgetWriters() {
 void FileTracker::BeginListing() { ++listing_; }
 
 bool FileTracker::EndListing(Listing how, const std::set<std::string>& unreadable) {
-  const int enough = how == Listing::kWatched ? 2 : how == Listing::kUnwatched ? 3 : kMissesMax;
   std::vector<FileIdentity> gone;
   bool missing = false;
   for (auto& [identity, seen] : seen_) {
@@ -108,7 +119,8 @@ bool FileTracker::EndListing(Listing how, const std::set<std::string>& unreadabl
         std::any_of(unreadable.begin(), unreadable.end(),
                     [&path](const std::string& directory) { return IsBeneath(path, directory); });
     if (unknown) continue;
-    if (++seen.missed >= enough) {
+    seen.missed += WeightOf(how);
+    if (seen.missed >= kMissedMax) {
       gone.push_back(identity);
     } else {
       missing = true;
@@ -167,6 +179,9 @@ void FileTracker::Remember(const std::string& path, const FileFacts& facts) {
   const Seen* known = Known(path, facts);
   const FileHappened what = known == nullptr ? FileHappened::kCreated : FileHappened::kModified;
   const bool wanted = known == nullptr ? spec_.on_created : spec_.on_modified;
+  // Under another name it was remembered already.
+  const bool same = known != nullptr && known->file.size == facts.size &&
+                    known->file.modified_ns == facts.modified_ns;
   Seen& seen = seen_[facts.identity];
   const auto named = by_path_.find(seen.file.path);
   if (known == nullptr && named != by_path_.end() && named->second == facts.identity) {
@@ -179,7 +194,7 @@ void FileTracker::Remember(const std::string& path, const FileFacts& facts) {
   seen.missed = 0;
   by_path_[seen.file.path] = facts.identity;
   output_.puts[facts.identity] = seen.file;
-  if (wanted) {
+  if (wanted && !same) {
     output_.occurrences.push_back({what, path, facts.identity, facts.size, facts.modified_ns});
   }
 }

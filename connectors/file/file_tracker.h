@@ -107,7 +107,7 @@ class FileTracker {
   struct Seen {
     SeenFile file;
     std::uint32_t listing = 0;  // in which it was found last
-    std::uint8_t missed = 0;    // by so many listings in a row
+    int missed = 0;             // by the last listings in a row, weighed
   };
   struct Candidate {
     FileFacts facts;

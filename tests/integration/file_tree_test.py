@@ -123,9 +123,10 @@ def check(tree, broker):
         version = nanoseconds(data["modified"])
         if version not in tree.versions or tree.versions[version] != data["size"]:
             return "not complete: %s" % event.text_data
+        shown = (event.type, event.id, data["path"])
         if version in told:
-            return "twice: %s" % event.text_data
-        told[version] = data["path"]
+            return "twice: %s and %s" % (told[version], shown)
+        told[version] = shown
         created += event.type.endswith("created")
     missing = [path for path, version in tree.last.items() if version not in told]
     if missing:

@@ -361,7 +361,11 @@ def test_group_shares_partitions_and_goes_on_from_what_was_committed(make, kafka
         # The other one dies: its partitions come back, from what it committed.
         second.kill()
         client.numbers("shared", range(400, 500))
-        eventually(lambda: set(values(stored_events(first))) >= set(range(400, 500)), within=60)
+        try:
+            eventually(lambda: set(values(stored_events(first))) >= set(range(400, 500)),
+                       within=120)
+        except AssertionError:
+            raise AssertionError(first.run("sources", "-o", "json").stdout) from None
     finally:
         second.end()
 
