@@ -49,13 +49,13 @@ class PatternParser {
     }
     pattern_ = std::make_shared<Pattern>(Pattern::Private());
     WriteEvent(object);
-    pattern_->count_ = static_cast<std::uint32_t>(items_.size());
-    items_.emplace_back().text = static_cast<std::uint32_t>(text_.size());
-    const std::size_t behind = items_.size();
-    items_.resize(behind + (text_.size() + sizeof(PatternItem) - 1) / sizeof(PatternItem));
-    std::memcpy(static_cast<void*>(items_.data() + behind), text_.data(), text_.size());
-    items_.shrink_to_fit();
-    pattern_->block_ = std::move(items_);
+    const std::size_t texts = (text_.size() + sizeof(PatternItem) - 1) / sizeof(PatternItem);
+    pattern_->count_ = static_cast<std::uint16_t>(items_.size());
+    pattern_->text_bytes_ = static_cast<std::uint32_t>(text_.size());
+    pattern_->block_ = std::make_unique<PatternItem[]>(items_.size() + texts);
+    std::copy(items_.begin(), items_.end(), pattern_->block_.get());
+    std::memcpy(static_cast<void*>(pattern_->block_.get() + items_.size()), text_.data(),
+                text_.size());
     return pattern_;
   }
 
