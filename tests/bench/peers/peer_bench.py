@@ -62,7 +62,7 @@ def variants():
                 "as before, but one ack per 256 events, which no single one can be taken back from",
                 ["-publish", "fast", "-ack", "all"], only=("settled", "drain")),
         Variant("nats sync always", "nats", "nats sync", "answered after fsync of each message",
-                nats % "pull, 8192 ahead", rate=4000),
+                nats % "pull, 8192 ahead", rate=1000),
         Variant("redis always", "redis", "redis always", "answered after fsync of the batch",
                 "pipelined XADD, 8192 under way; XREADGROUP of 1000, XACK of as many", rate=30000),
         Variant("redis everysec", "redis", "redis everysec", "answered when in memory",
@@ -196,7 +196,7 @@ class Bench:
               flush=True)
 
     def events(self, rate, seconds=2.0):
-        return max(int(rate * seconds * self.options.scale), 2000)
+        return max(int(rate * seconds * self.options.scale), 1000)
 
     def throughput(self, row, size, payload):
         broker = self.ours()
