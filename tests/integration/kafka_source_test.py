@@ -124,7 +124,12 @@ def holds_events(broker, count, within=40.0):
         eventually(enough, within)
     except AssertionError:
         raise AssertionError(broker.run("sources", "-o", "json").stdout) from None
-    return stored_events(broker)
+
+    def stored():
+        # A source counts what is durable a moment before it can be read.
+        events = stored_events(broker)
+        return events if len(events) >= count else None
+    return eventually(stored)
 
 
 def values(events):
