@@ -19,7 +19,8 @@
 // balance. After quiesce: every answered event ended once per trigger, nothing pending, no letter
 // open, attempts within the policy; the log holds each answered event, each emitted one whose
 // delivery is settled, each item of a source's lane and each instant of a schedule once, lanes and
-// instants in order. After a flipped bit of the log: all but what its batch said.
+// instants in order; what was published for later, and schedules that were added for one instant,
+// once and not before their time. After a flipped bit of the log: all but what its batch said.
 
 #pragma once
 
@@ -36,10 +37,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 17> kSimClasses = {
+inline constexpr std::array<std::string_view, 18> kSimClasses = {
     "crashes",   "deaths", "fails",     "poison",   "emits",  "dups",
     "reloads",   "full",   "letters",   "pauses",   "breaks", "clock_set",
-    "schedules", "trims",  "half_open", "suspends", "damage"};
+    "schedules", "trims",  "half_open", "suspends", "damage", "delays"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;
