@@ -1,8 +1,6 @@
 """Schedules by command and API, events for later, runs and metering, with the real program."""
 
 import json
-import os
-import threading
 
 import pytest
 
@@ -184,32 +182,6 @@ def test_events_about_schedules_reach_who_asks_for_them(make):
         worker.answer(delivery, "reject", reason="no")
     eventually(lambda: any("tick/failed/tick/" in one for one in ids(broker)))
     assert broker.books("watch").matched >= 2
-
-
-# Of an idle broker: how often its threads were put to sleep and woke up again.
-def switches(pid):
-    count = 0
-    for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/status" % (pid, task), encoding="ascii") as lines:
-            count += next(int(line.split()[1]) for line in lines
-                          if line.startswith("voluntary_ctxt_switches"))
-    return count
-
-
-def test_an_idle_broker_with_schedules_hardly_wakes_up(make):
-    broker = make(TIMER)
-    sent = AddSchedules()
-    for i in range(1000):
-        sent.schedules.add(name="s%d" % i).in_us = 3_600_000_000 + i
-    broker.call("Admin/AddSchedules", sent.SerializeToString(), message("AddSchedulesResponse"))
-    rates = []
-    for _ in range(10):  # until what the start left to do is done
-        before = switches(broker.process.pid)
-        threading.Event().wait(2)  # nothing is to happen
-        rates.append((switches(broker.process.pid) - before) / 2)
-        if rates[-1] <= 8:
-            return
-    raise AssertionError("wake-ups a second: %s" % rates)
 
 
 def test_runs_are_listed_and_shown_and_metered(make):
