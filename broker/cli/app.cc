@@ -22,6 +22,8 @@ std::unique_ptr<Command> NewRoot() {
   AddTail(*root);
   AddTriggers(*root);
   AddSources(*root);
+  AddSchedule(*root);
+  AddFunctions(*root);
   AddWorkers(*root);
   AddDead(*root);
   AddStatus(*root);

@@ -18,6 +18,8 @@ void AddPublish(Command& root);
 void AddTail(Command& root);
 void AddTriggers(Command& root);
 void AddSources(Command& root);
+void AddSchedule(Command& root);
+void AddFunctions(Command& root);  // functions, runs
 void AddWorkers(Command& root);
 void AddDead(Command& root);
 void AddStatus(Command& root);

@@ -25,6 +25,13 @@ bool GetLength(std::string_view bytes, std::size_t& position, std::uint64_t& val
   return false;
 }
 
+// 18 to 24 are not given out yet.
+bool IsKnown(std::uint8_t type) {
+  return type != 0 && type <= kRecordTypeLast &&
+         (type <= static_cast<std::uint8_t>(RecordType::kIdle) ||
+          type >= static_cast<std::uint8_t>(RecordType::kDynamicSet));
+}
+
 }  // namespace
 
 std::string RecordTypeName(std::uint8_t type) {
@@ -63,6 +70,16 @@ std::string RecordTypeName(std::uint8_t type) {
       return "TriggerCatchUp";
     case RecordType::kIdle:
       return "Idle";
+    case RecordType::kDynamicSet:
+      return "DynamicSet";
+    case RecordType::kDynamicFired:
+      return "DynamicFired";
+    case RecordType::kDynamicSkipped:
+      return "DynamicSkipped";
+    case RecordType::kDelayed:
+      return "Delayed";
+    case RecordType::kDelayedFired:
+      return "DelayedFired";
   }
   return fmt::format("type {}", type & ~kRecordCriticalBit);
 }
@@ -96,7 +113,7 @@ bool RecordReader::Next(RecordView& record) {
     const std::string_view content = body_.substr(position_, length);
     position_ += length;
     const auto type = static_cast<std::uint8_t>(byte & ~kRecordCriticalBit);
-    if (type != 0 && type <= kRecordTypeLast) {
+    if (IsKnown(type)) {
       record = RecordView{static_cast<RecordType>(type), content, start};
       return true;
     }

@@ -120,6 +120,13 @@ bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std:
       *error = fmt::format("emitted event {}: {}", i, MessageOf(valid));
       return false;
     }
+    if (view.Find(kDeliverAtAttribute) != nullptr || view.Find(kDeliverInAttribute) != nullptr) {
+      *error = fmt::format(
+          "emitted event {}: T0344: what is emitted cannot wait for a time: publish it with {} or "
+          "{}, or add a schedule",
+          i, kDeliverAtAttribute, kDeliverInAttribute);
+      return false;
+    }
     if (auto without = StripReserved(view)) emitted[i] = std::move(*without);
     bytes += emitted[i].size() + 512;
   }
@@ -413,6 +420,10 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
   if (!leased_hops.empty()) leased_hops.erase(candidate.offset.value());
   runtime.queue->Close(candidate.offset, park && !Planted(Canary::kParkIgnored));
   Touch(runtime);
+  if (event == nullptr || !event->from_schedule) return;
+  EventView fire;
+  if (!ParseEvent(letter.event, fire).ok()) return;
+  RaiseFailed(letter.source, fire.id, letter.trigger, letter);
 }
 
 void Partition::Impl::TickQueues() {

@@ -44,6 +44,8 @@ class AdminHost {
   virtual void DescribeSources(v1::ListSourcesResponse& response) const = 0;
   virtual void Reload(absl::AnyInvocable<void(ReloadReport)> done) = 0;
   // Its lanes begin anew, at once if it is configured. See ForgetLanes().
+  // Where the supervisor of local functions writes.
+  virtual std::string RunsDir() const = 0;
   using ForgetDone = absl::AnyInvocable<void(absl::StatusOr<v1::ForgetSourceResponse>)>;
   virtual void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) = 0;
 };
@@ -58,6 +60,7 @@ class AdminService final : public v1::Admin::CallbackService {
     AdminHost& host;
     Executor& executor;  // for pauses between steps
     const Clock& clock;
+    EventLimits event_limits;
   };
 
   AdminService(const Ports& ports, Authorize authorize);
@@ -92,6 +95,22 @@ class AdminService final : public v1::Admin::CallbackService {
                                    v1::ReloadResponse* response) override;
   grpc::ServerWriteReactor<v1::TailEvent>* Tail(grpc::CallbackServerContext* context,
                                                 const v1::TailRequest* request) override;
+  // admin_more.cc
+  grpc::ServerUnaryReactor* AddSchedules(grpc::CallbackServerContext* context,
+                                         const v1::AddSchedulesRequest* request,
+                                         v1::AddSchedulesResponse* response) override;
+  grpc::ServerUnaryReactor* ControlSchedule(grpc::CallbackServerContext* context,
+                                            const v1::ControlScheduleRequest* request,
+                                            v1::ScheduleStatus* response) override;
+  grpc::ServerWriteReactor<v1::ScheduleStatus>* ListSchedules(
+      grpc::CallbackServerContext* context, const v1::ListSchedulesRequest* request) override;
+  grpc::ServerWriteReactor<v1::BackfillProgress>* BackfillSchedule(
+      grpc::CallbackServerContext* context, const v1::BackfillScheduleRequest* request) override;
+  grpc::ServerUnaryReactor* ListFunctions(grpc::CallbackServerContext* context,
+                                          const v1::ListFunctionsRequest* request,
+                                          v1::ListFunctionsResponse* response) override;
+  grpc::ServerWriteReactor<v1::RunStatus>* ListRuns(grpc::CallbackServerContext* context,
+                                                    const v1::ListRunsRequest* request) override;
 
  private:
   // The reactor of a unary call; null when the call was refused and `*refused` is its reactor.

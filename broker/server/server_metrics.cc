@@ -43,6 +43,8 @@ void ServerMetrics::Register(const Sources& sources) {
   RegisterPartitions();
   RegisterTriggers();
   RegisterSources(sources.sources);
+  RegisterFunctions(sources.functions);
+  RegisterSchedules();
 }
 
 void ServerMetrics::RegisterSources(const std::function<std::vector<SourceSample>()>& list) {

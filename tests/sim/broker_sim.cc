@@ -75,6 +75,7 @@ bool Sim::Drained() {
   life_->shards.Snapshots([&](const std::vector<PartitionSnapshot>& snapshots) {
     for (const PartitionSnapshot& snapshot : snapshots) {
       if (snapshot.open_letters > 0 || snapshot.outgoing > 0) drained = false;
+      if (snapshot.delayed_events + snapshot.dynamic_schedules > 0) drained = false;
       for (const TriggerBooks& books : snapshot.triggers) {
         if (books.pending > 0) drained = false;
       }
@@ -109,6 +110,7 @@ void Sim::Quiesce() {
     });
   }
   PumpAll();
+  EndDelays();
   deaths_ = false;
   Attach();
   int idle = 0;  // rounds since something was delivered: time passes in them alone
@@ -198,7 +200,7 @@ BrokerSimResult Sim::Run() {
   const std::array<bool*, kSimClasses.size()> classes = {
       &crashes_,   &deaths_, &fails_,     &poison_,   &emits_,  &dups_,
       &reloads_,   &full_,   &letters_,   &pauses_,   &breaks_, &clock_set_,
-      &schedules_, &trims_,  &half_open_, &suspends_, &damage_};
+      &schedules_, &trims_,  &half_open_, &suspends_, &damage_, &delays_};
   result_.steps = DrawSteps();
   for (std::size_t i = 0; i < classes.size(); ++i) {
     const bool on = Chance(i < 6 ? 75 : 50);
@@ -281,6 +283,8 @@ void Sim::Step() {
     GhostAnswers();
   } else if (choice < 91 && suspends_) {
     StandStill();
+  } else if (choice < 94 && delays_ && opened_) {
+    Dynamic();
   } else {
     Pump(random_.Below(20));
   }

@@ -18,7 +18,9 @@
 // letter is open; every answered event ran for every trigger that was there all the time, unless
 // its answer was to drop it; the log, which was not trimmed, holds each answered event, each
 // emitted one whose delivery is settled, each item of a source's lane and each instant of a
-// schedule once, lanes and instants in order; the books say what the log and the workers say.
+// schedule once, lanes and instants in order; what was published for later, and schedules that were
+// added for one instant, once and not before their time; the books say what the log and the workers
+// say.
 
 #pragma once
 
@@ -36,10 +38,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 17> kSimClasses = {
+inline constexpr std::array<std::string_view, 18> kSimClasses = {
     "crashes",   "deaths", "fails",     "poison",   "emits",  "dups",
     "reloads",   "full",   "letters",   "pauses",   "breaks", "clock_set",
-    "schedules", "trims",  "half_open", "suspends", "damage"};
+    "schedules", "trims",  "half_open", "suspends", "damage", "delays"};
 
 // What is checked, by name: a campaign counts how often each was, so that none is switched off
 // unseen.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "broker/schedule/rule.h"
 #include "tests/sim/broker_sim_world.h"
 
 namespace tocsin::broker_sim {
@@ -110,6 +111,78 @@ void Sim::Feed(std::size_t index) {
   if (!life_->shards.TryAppendLane(PartitionOfLane(lane.id, kPartitions), batch).ok()) {
     lane.under_way = false;
   }
+}
+
+void Sim::AddDynamic(const std::string& name, bool once) {
+  NewSchedule schedule;
+  schedule.name = name;
+  schedule.head = std::move(EventBuilder("x", "/sim/dynamic", "plain")).Encode();
+  if (once) {
+    schedule.at = clock_.Wall() + std::chrono::milliseconds(random_.Below(4000));
+    one_shots_[name].at = *schedule.at;
+  } else {
+    static constexpr OverlapPolicy kPolicies[] = {
+        OverlapPolicy::kSkip, OverlapPolicy::kQueueOne, OverlapPolicy::kQueueAll,
+        OverlapPolicy::kCancelPrevious, OverlapPolicy::kAllow};
+    ScheduleSpec spec;
+    spec.cron = fmt::format("@every {}s", 2 + random_.Below(4));
+    spec.missed = Chance(50) ? MissedPolicy::kAll : MissedPolicy::kLast;
+    spec.missed_max = 10;
+    spec.overlap = kPolicies[random_.Below(5)];
+    schedule.rule = EncodeRule(spec);
+    recurring_.insert(name);
+  }
+  life_->shards.Post(
+      PartitionOfLane({name, ""}, kPartitions), [this, name, once, schedule](Partition& partition) {
+        partition.AddSchedules({schedule},
+                               [this, name, once](const std::vector<absl::Status>& results) {
+                                 if (once && results[0].ok()) one_shots_[name].answered = true;
+                               });
+      });
+}
+
+void Sim::ControlDynamic(const std::string& name, ScheduleAction action) {
+  life_->shards.Post(
+      PartitionOfLane({name, ""}, kPartitions), [name, action](Partition& partition) {
+        partition.ControlSchedule(name, action, [](const absl::StatusOr<ScheduleInfo>&) {});
+      });
+}
+
+void Sim::Dynamic() {
+  const std::string kind = Chance(60) ? "o" : "r";
+  if (Chance(60) || next_schedule_ == 0) {
+    AddDynamic(fmt::format("{}{}", kind, next_schedule_++), kind == "o");
+    return;
+  }
+  const std::string name = fmt::format("{}{}", kind, random_.Below(next_schedule_));
+  const std::uint64_t what = random_.Below(4);
+  if (kind == "o" && !one_shots_.contains(name)) return;
+  if (what == 0 && kind == "o") one_shots_[name].removed = true;
+  // A fire by command is before its time.
+  if (what == 1 && kind == "o") one_shots_[name].at = WallTime();
+  ControlDynamic(name, what == 0   ? ScheduleAction::kRemove
+                       : what == 1 ? ScheduleAction::kFire
+                       : what == 2 ? ScheduleAction::kPause
+                                   : ScheduleAction::kResume);
+}
+
+void Sim::EndDelays() {
+  if (!delays_) return;
+  for (const std::string& name : recurring_) ControlDynamic(name, ScheduleAction::kRemove);
+  for (const auto& [name, shot] : one_shots_) {
+    ControlDynamic(name, ScheduleAction::kResume);
+    (void)shot;
+  }
+  PumpAll();
+  // The clock may have been set back since.
+  clock_.StepWall(std::chrono::hours(24));
+  PumpAll();
+  // Whose time passed while they were paused: they do not fire by themselves.
+  for (auto& [name, shot] : one_shots_) {
+    shot.at = WallTime();
+    ControlDynamic(name, ScheduleAction::kFire);
+  }
+  PumpAll();
 }
 
 // All that is stored, by the pages that tail reads.
@@ -245,6 +318,17 @@ void Sim::CheckLog() {
       if (event.origin != event.offset) continue;  // a later run of an event
       if (!log_damaged_) CheckMatching(event, name);
       ++times[name];
+      if (name.starts_with("e")) {
+        const auto due = deliver_.find(Number(name.substr(1)));
+        if (due != deliver_.end() && event.recorded < due->second) {
+          Fail(fmt::format("{} came before its time", name));
+        }
+      }
+      const auto shot = one_shots_.find(name.substr(0, name.find('/')));
+      if (shot != one_shots_.end()) {
+        ++times[shot->first];
+        if (event.recorded < shot->second.at) Fail(fmt::format("{} fired too early", name));
+      }
       if (log_damaged_) continue;  // what was journaled of lanes and schedules may be damaged
       if (name.starts_with("L")) {
         const std::size_t lane = Number(name.substr(1, 1));
@@ -277,6 +361,7 @@ void Sim::CheckLog() {
   for (const auto& [number, ok] : answered_) {
     const std::string name = fmt::format("e{}", number);
     const std::uint64_t count = times[name];
+    if (log_damaged_ && deliver_.contains(number)) continue;  // its record may be damaged
     if (!trims_ || window_holds) Checked(SimCheck::kInLogOnce);
     // A repeat within the window is a duplicate; a clock that was set may end the window.
     if ((count == 0 && !trims_ && !lost_events_.contains(name)) || (count > 1 && window_holds)) {
@@ -291,8 +376,15 @@ void Sim::CheckLog() {
       Fail(fmt::format("emitted event {} is {} times in the log", name, count));
     }
   }
+  for (const auto& [name, shot] : one_shots_) {
+    const std::uint64_t count = times[name];
+    if (log_damaged_) break;
+    if (count > 1 || (count == 0 && shot.answered && !shot.removed && !trims_)) {
+      Fail(fmt::format("{} fired {} times", name, count));
+    }
+  }
   for (const auto& [name, count] : times) {
-    if (!log_damaged_ && count > 1 && name.starts_with("T"))
+    if (!log_damaged_ && count > 1 && (name.starts_with("T") || name.starts_with("r")))
       Fail(fmt::format("{} fired {} times", name, count));
   }
 }

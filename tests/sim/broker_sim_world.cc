@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "broker/base/time_text.h"
+
 namespace tocsin::broker_sim {
 
 const std::vector<TriggerPlan>& Plans() {
@@ -16,8 +18,10 @@ const std::vector<TriggerPlan>& Plans() {
   return plans;
 }
 
-std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type) {
+std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
+                      std::string_view deliver_at) {
   EventBuilder builder(fmt::format("e{}", number), "/sim", type);
+  if (!deliver_at.empty()) builder.Attribute(kDeliverAtAttribute, deliver_at);
   if (!key.empty()) builder.Attribute("partitionkey", key);
   builder.Attribute("subject", number % 3 == 0 ? "third" : "other");
   builder.TextData(fmt::format("{{\"n\":{}}}", number));
@@ -296,8 +300,16 @@ void Sim::Publish() {
     }
     const std::uint64_t key = number * 2654435761u % (keys_ + 1);
     const std::string name = key == keys_ ? std::string() : fmt::format("k{}", key);
-    keep->push_back(MakeEvent(number, name, number % 17 == 16 && poison_ ? "poison" : "plain"));
-    CheckContent(fmt::format("e{}", number), keep->back());
+    std::string deliver_at;
+    if (delays_ && number % 5 == 3) {
+      const WallTime at = clock_.Wall() + std::chrono::milliseconds(random_.Below(4000));
+      deliver_at = FormatRfc3339(at);
+      const auto [known, fresh] = deliver_.try_emplace(number, at);
+      if (!fresh) known->second = std::min(known->second, at);
+    }
+    const std::string_view type = number % 17 == 16 && poison_ ? "poison" : "plain";
+    keep->push_back(MakeEvent(number, name, type, deliver_at));
+    CheckContent(fmt::format("e{}", number), MakeEvent(number, name, type));
     PublishedEvent event;
     PartitionId home;
     const absl::Status prepared =

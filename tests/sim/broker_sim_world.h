@@ -39,7 +39,8 @@ struct TriggerPlan {
 };
 
 const std::vector<TriggerPlan>& Plans();
-std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type);
+std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
+                      std::string_view deliver_at = "");
 
 class Sim;
 
@@ -172,6 +173,10 @@ class Sim final : public PartitionObserver {
   void CheckAnswered();
   void AddSchedules(RoutePlan& plan) const;
   void AttachLanes();
+  void Dynamic();  // adds, pauses, resumes, fires or removes a schedule
+  void AddDynamic(const std::string& name, bool once);
+  void ControlDynamic(const std::string& name, ScheduleAction action);
+  void EndDelays();  // what recurs is removed, what waits comes
   void Feed(std::size_t index);
   std::vector<EventRecordInfo> ReadAll(PartitionId id);
   void CheckLog();
@@ -195,7 +200,7 @@ class Sim final : public PartitionObserver {
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
        clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
-       damage_ = true;
+       damage_ = true, delays_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
   bool filter_ = false;  // the trigger "some" takes every third published event only
@@ -225,7 +230,17 @@ class Sim final : public PartitionObserver {
   std::set<std::string> emitted_;         // whose delivery's settlement was confirmed
   std::uint64_t emitted_number_ = 1'000'000;
   std::set<std::string> lost_events_;  // their batch is damaged
-  bool park_full_ = false;             // some keys are not held
+  // Of events that are published for later: not before this time.
+  std::map<std::uint64_t, WallTime> deliver_;
+  struct OneShot {
+    WallTime at;
+    bool answered = false;
+    bool removed = false;  // or maybe
+  };
+  std::map<std::string, OneShot> one_shots_;
+  std::set<std::string> recurring_;
+  std::uint64_t next_schedule_ = 0;
+  bool park_full_ = false;  // some keys are not held
   bool log_damaged_ = false;
   bool checkpoint_damaged_ = false;
   std::map<std::pair<std::string, std::string>, std::string> leased_;  // (trigger, key) -> delivery

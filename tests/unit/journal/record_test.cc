@@ -105,6 +105,7 @@ TEST(RecordTest, OwnerOpenedSurvivesEncoding) {
 
 TEST(RecordTest, EveryTypeHasAName) {
   for (std::uint8_t type = 1; type <= kRecordTypeLast; ++type) {
+    if (type > 17 && type < 25) continue;  // not given out yet
     EXPECT_NE(RecordTypeName(type).substr(0, 5), "type ") << int{type};
   }
 }
