@@ -74,6 +74,7 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   const std::string id = FormatDeliveryId(delivery.id);
   const std::string event_id(view.id);
   CheckContent(view.id, delivery.event);
+  CheckDue(view.id);
   const std::string trigger(delivery.trigger_name);
   const auto [payload, fresh] =
       payload_.try_emplace({delivery.id.partition.value(), delivery.offset.value()}, event_id);

@@ -160,6 +160,7 @@ class Sim final : public PartitionObserver {
   void FlipBit();
   void Checked(SimCheck check) { ++result_.checks[static_cast<std::size_t>(check)]; }
   // The same event has the same bytes, wherever it shows.
+  void CheckDue(std::string_view id);
   void CheckContent(std::string_view id, std::string_view bytes);
   void CheckMatching(const EventRecordInfo& event, std::string_view id);
   void CheckBooksAgainst(
@@ -177,6 +178,7 @@ class Sim final : public PartitionObserver {
   void AddDynamic(const std::string& name, bool once);
   void ControlDynamic(const std::string& name, ScheduleAction action);
   void EndDelays();  // what recurs is removed, what waits comes
+  void FireRest();
   void Feed(std::size_t index);
   std::vector<EventRecordInfo> ReadAll(PartitionId id);
   void CheckLog();
