@@ -86,6 +86,7 @@ growth: deps-tests  ## what partitions, triggers, workers, payload, backlog cost
 	@$(PYTHON) -B tests/bench/growth.py --build build --scale $(SCALE) --plot docs/growth.svg
 
 match-figures: deps-tests  ## matching beside AWS event-ruler in one run; MATCH=--banks
+	@deploy/install-deps --tests --peers
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target match_figures
 	@mkdir -p build/bench.d
