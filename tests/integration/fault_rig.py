@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+import zlib
 
 import grpc
 import pytest
@@ -275,13 +276,14 @@ class Broker:
         return sorted(os.path.join(where, name) for name in names if name.endswith(suffix))
 
     def stamps(self):
-        """Size and time of change of every file of the data, for "nothing was changed"."""
+        """Size and checksum of every file of the data, for "nothing was changed"."""
         found = {}
         for root, _, names in os.walk(self.data):
             for name in names:
                 if name != "lock":
-                    info = os.stat(os.path.join(root, name))
-                    found[os.path.join(root, name)] = (info.st_size, info.st_mtime_ns)
+                    with open(os.path.join(root, name), "rb") as file:
+                        content = file.read()
+                    found[os.path.join(root, name)] = (len(content), zlib.crc32(content))
         return found
 
 
