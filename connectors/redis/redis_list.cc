@@ -95,6 +95,8 @@ absl::Status RedisList::ConnectNow(const LaneState& restored) {
                                 counter_, processing_);
     });
   }
+  // Before anything is moved: without a counter nobody could tell whether what waits is durable.
+  if (!done) TOCSIN_RETURN_IF_ERROR(Release(released_));
   left_over_ = static_cast<std::uint64_t>(NumberOf(length.get()).value_or(0));
   if (durable > released_) {
     const std::uint64_t known = std::min(durable - released_, left_over_);

@@ -210,6 +210,13 @@ def test_list_gives_each_element_once_across_kills_of_both(make, redis):
     assert attributes_of(events[0])["type"] == "dev.tocsin.redis.element"
 
 
+def test_list_has_its_counter_before_anything_is_moved(make, redis):
+    # A kill between the first durable elements and their release leaves nothing else to go by.
+    broker = make(rest=source(redis, "list: l"), shim=False).start()
+    eventually(lambda: state(broker) == "running")
+    assert redis.do("GET", "l:in:done") == b"0"
+
+
 def test_list_elements_of_an_earlier_life_are_taken_once(make, redis):
     # Moved, and not durable: what a death between the two leaves.
     redis.many([("RPUSH", "l:in", "b", "a"), ("LPUSH", "l", "c")])
