@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -109,11 +110,15 @@ struct Failure {
   for (const auto& [from, to] : streams) {
     if (from >= 0 && dup2(from, to) < 0) fail(Step::kRun);
   }
+  // The C library's functions of these names tell all threads, and would wait for the parent's.
   if (identity != nullptr) {
-    if (geteuid() == 0 && setgroups(identity->groups.size(), identity->groups.data()) != 0) {
+    if (geteuid() == 0 &&
+        syscall(SYS_setgroups, identity->groups.size(), identity->groups.data()) != 0) {
       fail(Step::kUser);
     }
-    if (setgid(identity->gid) != 0 || setuid(identity->uid) != 0) fail(Step::kUser);
+    if (syscall(SYS_setgid, identity->gid) != 0 || syscall(SYS_setuid, identity->uid) != 0) {
+      fail(Step::kUser);
+    }
   }
   // After the change of users, which forgets it.
   if (options.end_with_us != 0) {
