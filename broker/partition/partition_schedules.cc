@@ -109,6 +109,10 @@ void Partition::Impl::RunSchedules() {
   const ScheduleTable& dynamic = state.dynamic();
   if (schedules.empty() && dynamic.schedules() + dynamic.delayed() == 0) {
     static_cast<void>(state.TakeReleasedSchedules());
+    // What was to be looked at is gone.
+    replan_next.reset();
+    dynamic_due.clear();
+    dynamic_due_next = 0;
     return;
   }
   if (!SchedulesRun()) return;

@@ -202,6 +202,18 @@ TEST(PartitionDynamicTest, NamesAreUniqueAlsoAmongTheConfigurations) {
   EXPECT_TRUE(rig.Show("tick")->configured);
 }
 
+// Found by the simulator: what was to be planned again was gone, and was waited for without end.
+TEST(PartitionDynamicTest, TheLastScheduleGoesInTheTurnThatPlansAgain) {
+  DynamicRig rig;
+  ASSERT_TRUE(rig.Add(DynamicRig::Recurring("tick", "@every 4s")).ok());
+  rig.shards->ApplyPlan(rig.MakePlan());
+  rig.shards->Post(PartitionId(0), [](Partition& partition) {
+    partition.ControlSchedule("tick", ScheduleAction::kRemove,
+                              [](const absl::StatusOr<ScheduleInfo>&) {});
+  });
+  EXPECT_LT(rig.owner.RunUntilIdle(1000), 1000u);
+}
+
 TEST(PartitionDynamicTest, WhatPassesDuringAPauseDoesNotFireAndIsRecorded) {
   DynamicRig rig;
   ASSERT_TRUE(rig.Add(DynamicRig::Recurring("tick", "@every 10s")).ok());
