@@ -34,10 +34,13 @@ enum class Canary : std::uint8_t {
   kFireForgotten,     // that an instant has fired is not journaled
   kForwardUnsent,     // an emitted event is called delivered to its partition and is not
   kForwardRepeated,   // an emitted event that came already is taken again
+  kReplayRepeats,     // a replay forgets how far it has come
+  kStoredForgotten,   // a checkpoint lacks the triggers of the API
+  kRouteStale,        // a trigger that was replaced matches by its former route, too
 };
 
 // By their value.
-inline constexpr std::array<std::string_view, 18> kCanaryNames = {"none",
+inline constexpr std::array<std::string_view, 21> kCanaryNames = {"none",
                                                                   "confirmed_early",
                                                                   "dispatched_early",
                                                                   "attempt_forgotten",
@@ -54,7 +57,10 @@ inline constexpr std::array<std::string_view, 18> kCanaryNames = {"none",
                                                                   "lane_skips",
                                                                   "fire_forgotten",
                                                                   "forward_unsent",
-                                                                  "forward_repeated"};
+                                                                  "forward_repeated",
+                                                                  "replay_repeats",
+                                                                  "stored_forgotten",
+                                                                  "route_stale"};
 
 #ifdef TOCSIN_CANARIES
 inline Canary planted = Canary::kNone;

@@ -25,10 +25,9 @@ bool GetLength(std::string_view bytes, std::size_t& position, std::uint64_t& val
   return false;
 }
 
-}  // namespace
-
-std::string RecordTypeName(std::uint8_t type) {
-  switch (static_cast<RecordType>(type & ~kRecordCriticalBit)) {
+// Null for a type that this version does not know; numbers may be left out.
+const char* NameOf(std::uint8_t type) {
+  switch (static_cast<RecordType>(type)) {
     case RecordType::kEvent:
       return "Event";
     case RecordType::kLaneState:
@@ -63,8 +62,20 @@ std::string RecordTypeName(std::uint8_t type) {
       return "TriggerCatchUp";
     case RecordType::kIdle:
       return "Idle";
+    case RecordType::kTriggerStored:
+      return "TriggerStored";
+    case RecordType::kReplay:
+      return "Replay";
   }
-  return fmt::format("type {}", type & ~kRecordCriticalBit);
+  return nullptr;
+}
+
+}  // namespace
+
+std::string RecordTypeName(std::uint8_t type) {
+  const auto plain = static_cast<std::uint8_t>(type & ~kRecordCriticalBit);
+  const char* name = NameOf(plain);
+  return name == nullptr ? fmt::format("type {}", plain) : name;
 }
 
 bool IsCritical(RecordType type) {
@@ -96,7 +107,7 @@ bool RecordReader::Next(RecordView& record) {
     const std::string_view content = body_.substr(position_, length);
     position_ += length;
     const auto type = static_cast<std::uint8_t>(byte & ~kRecordCriticalBit);
-    if (type != 0 && type <= kRecordTypeLast) {
+    if (NameOf(type) != nullptr) {
       record = RecordView{static_cast<RecordType>(type), content, start};
       return true;
     }

@@ -470,10 +470,12 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   if (!closing) RunSchedules();
   TickQueues();
   if (!superseded.empty()) DropSuperseded();
-  if (now - last_housekeeping >= housekeep_every) Housekeep();
+  // Not before the plan is there: what it puts back is not to be forgotten.
+  if (plan != nullptr && now - last_housekeeping >= housekeep_every) Housekeep();
   TellSettled();
   PumpScans();
   PumpCatchUps();
+  const std::optional<Instant> replay_due = PumpReplays();
   PumpAudit();
   Flush();
   ExchangeAndDeliver();
@@ -486,6 +488,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
     return std::nullopt;
   }
   Instant next = last_housekeeping + housekeep_every;
+  if (replay_due) next = std::min(next, *replay_due);
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
   // Without room nothing fires; housekeeping looks again.
   if (!schedule_dues.empty() && !closing && SchedulesRun()) {
@@ -519,8 +522,8 @@ std::size_t Partition::in_flight_bytes() const {
 bool Partition::failed() const { return impl_->failed; }
 
 bool Partition::accepts_ingest() const {
-  return impl_->open && !impl_->failed && !impl_->stalled && !impl_->resubmitted &&
-         !impl_->closing && impl_->ports.journal.HasRoomForIngest() &&
+  return impl_->open && impl_->plan != nullptr && !impl_->failed && !impl_->stalled &&
+         !impl_->resubmitted && !impl_->closing && impl_->ports.journal.HasRoomForIngest() &&
          impl_->ports.journal.log_bytes() < impl_->options.retention_bytes;
 }
 

@@ -9,8 +9,10 @@
 // workers die with or without having started, answer late, twice, for unknown handles, never, or
 // when they were given up long ago;
 // functions fail, reject, drop, emit; triggers are reloaded, detached and put back, added with
-// `from: start`, paused; keys are hot, poisoned or parked; log and dead log are short and trimmed.
-// Classes of events are switched off at random per run (swarm testing).
+// `from: start`, paused; a trigger is applied, changed and removed by the API, its plan compiled
+// anew; stored events are replayed, by rate, stopped; keys are hot, poisoned or parked; log and
+// dead log are short and trimmed. Classes of events are switched off at random per run (swarm
+// testing).
 //
 // Checked at every step: one lease per (trigger, key); per key the first leases follow the
 // journal's order within an epoch, none before the one before is settled or used up, none while
@@ -18,8 +20,10 @@
 // confirmed; an offset has one event for ever; executions at most attempts and crashes; books
 // balance. After quiesce: every answered event ended once per trigger, nothing pending, no letter
 // open, attempts within the policy; the log holds each answered event, each emitted one whose
-// delivery is settled, each item of a source's lane and each instant of a schedule once, lanes and
-// instants in order. After a flipped bit of the log: all but what its batch said.
+// delivery is settled, each run of a replay once and none missing, what the API's trigger matched
+// while it was in force and nothing else, each item of a source's lane and each instant of a
+// schedule once, lanes and instants in order. After a flipped bit of the log: all but what its
+// batch said.
 
 #pragma once
 
@@ -36,10 +40,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 17> kSimClasses = {
+inline constexpr std::array<std::string_view, 18> kSimClasses = {
     "crashes",   "deaths", "fails",     "poison",   "emits",  "dups",
     "reloads",   "full",   "letters",   "pauses",   "breaks", "clock_set",
-    "schedules", "trims",  "half_open", "suspends", "damage"};
+    "schedules", "trims",  "half_open", "suspends", "damage", "routes"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;
