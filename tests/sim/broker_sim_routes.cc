@@ -128,7 +128,8 @@ void Sim::StartReplay() {
         partition.Replay(name, order,
                          [this, id, name, life](const absl::StatusOr<ReplayProgress>& progress) {
                            if (!progress.ok() || life != result_.crashes) return;
-                           replays_.push_back({id, name, *progress});
+                           // Stopped, perhaps, before it was durable that it began.
+                           replays_.push_back({id, name, *progress, progress->stopped});
                          });
       });
 }
