@@ -24,6 +24,7 @@ std::unique_ptr<Command> NewRoot() {
   AddSources(*root);
   AddWorkers(*root);
   AddDead(*root);
+  AddReplay(*root);
   AddStatus(*root);
   AddReload(*root);
   AddWork(*root);

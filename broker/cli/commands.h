@@ -21,6 +21,7 @@ void AddSources(Command& root);
 void AddWorkers(Command& root);
 void AddDead(Command& root);
 void AddStatus(Command& root);
+void AddReplay(Command& root);
 void AddReload(Command& root);
 void AddWork(Command& root);
 void AddCron(Command& root);
