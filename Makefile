@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help quickstart build test check-all bench sim canaries kill-test power-cuts soak \
-        isolation backlog queues fresh-clone deps deps-tests fmt fmt-check tidy asan tsan \
-        analyze fuzz clean
+        isolation backlog match-figures queues postgres file-tree fresh-clone deps deps-tests \
+        fmt fmt-check tidy asan tsan analyze fuzz clean peers growth
 
 JOBS ?= $(shell nproc)
 SEEDS ?= 1000
@@ -15,6 +15,10 @@ CUTS ?= 300
 MINUTES ?= 60
 EVENTS ?= 1000000
 RECORDS ?= 1000000
+MATCH ?= # e.g. --banks --only T5
+ROUNDS ?= 5
+SCALE ?= 1
+ROWS ?= # e.g. T1,T3; all
 ISOLATION ?= # e.g. --rounds 5 --only mute
 PYTHON := /usr/bin/python3
 # What `make build` makes: the program, the C++ worker of the quickstart and the Python package.
@@ -63,10 +67,31 @@ analyze: deps-tests  ## clang: thread-safety analysis of the core, then clang-ti
 	  | grep -v -e '^broker/server/' -e '^broker/cli/' -e '^dispatch/grpc/' \
 	  | xargs -P $(JOBS) -n 8 clang-tidy-14 -p build-analyze --quiet
 
-bench: deps-tests  ## throughput and latency beside a bare gRPC relay, in one run
+bench: peers  ## beside peers and a gRPC relay: ROUNDS=n SCALE=x ROWS=T1,T3; build/bench.json
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
-	@ctest --test-dir build -L '^bench$$' --verbose
+	@$(PYTHON) -B tests/bench/peers/peer_bench.py --build build --rounds $(ROUNDS) --scale $(SCALE) \
+	  --only '$(strip $(ROWS))'
+	@$(if $(strip $(ROWS)),true,ctest --test-dir build -L '^bench$$' --verbose)
+	@$(if $(strip $(ROWS)),true,build/tests/isolation_bench --rounds 1 -o build/bench.d/isolation.json)
+	@$(PYTHON) -B tests/bench/peers/peer_bench.py --build build --join
+
+peers: deps-tests  ## the brokers that Tocsin is measured beside: packages, Go modules, Maven
+	@deploy/install-deps --tests --peers
+	@mkdir -p build && tests/bench/peers/build-peers build
+
+growth: deps-tests  ## what partitions, triggers, workers, payload, backlog cost; docs/growth.svg
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target tocsin broker_load
+	@$(PYTHON) -B tests/bench/growth.py --build build --scale $(SCALE) --plot docs/growth.svg
+
+match-figures: deps-tests  ## matching beside AWS event-ruler in one run; MATCH=--banks
+	@deploy/install-deps --tests --peers
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS) --target match_figures
+	@mkdir -p build/bench.d
+	@$(PYTHON) -B tests/bench/match_figures.py --ours build/match_figures \
+	  -o build/bench.d/match_figures.json $(MATCH)
 
 sim: deps-tests  ## the simulators over SEEDS=n seeds (default 1000; a tenth on a disk)
 	@cmake --preset release -DTOCSIN_TESTS=ON
@@ -94,7 +119,7 @@ power-cuts: deps-tests  ## a broker loses what it did not sync, CUTS=n times (de
 canaries: deps-tests  ## each planted defect must be found by the simulators
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target broker_sim broker_sim_canaries journal_crash_sim
-	@ctest --test-dir build -R '_canary' --output-on-failure
+	@ctest --test-dir build -L sim -R '_canary' --output-on-failure
 
 soak: deps-tests  ## half the most load for MINUTES=n (default 60) with restarts; docs/soak.svg
 	@cmake --preset release -DTOCSIN_TESTS=ON
@@ -111,6 +136,16 @@ queues: deps-tests  ## RECORDS=n of Kafka and Redis exactly once across kills (d
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS)
 	@TOCSIN_QUEUE_RECORDS=$(RECORDS) ctest --test-dir build -R '^(kafka|redis)_source_test$$' \
+	  --timeout 14400 --verbose
+
+file-tree: deps-tests  ## a hundred thousand files in a deep tree that changes, across kills
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@ctest --test-dir build -R '^file_tree_long_test$$' --verbose
+postgres: deps-tests  ## ROWS=n of PostgreSQL, both sides killed (default a million)
+	@cmake --preset release -DTOCSIN_TESTS=ON
+	@cmake --build build -j $(JOBS)
+	@TOCSIN_POSTGRES_ROWS=$${ROWS:-1000000} ctest --test-dir build -R '^postgres_source_test$$' \
 	  --timeout 14400 --verbose
 
 fuzz: deps-tests  ## every fuzz target for FUZZ_SECONDS=n seconds (default 30)

@@ -47,6 +47,8 @@ class BlockingConnector : public SourceConnector {
 
   void StopLane() { ports_.lane.reset(); }
   const Clock& clock() const { return ports_.clock; }
+  // The lane's own executor: what is posted there runs between the ...Now().
+  Executor& lane() { return *ports_.lane; }
   int wake_fd() const { return wake_fd_; }
   // Empties wake_fd() and answers the commit that waits, if there is one.
   void Woken();

@@ -1,6 +1,6 @@
 // EventOverrides: the `event:` block of a source, which replaces the default attributes of its
 // events. For the sources of queues `type`, `subject` and the attributes are templates
-// (event_template.h).
+// (broker/base/event_template.h).
 
 #pragma once
 

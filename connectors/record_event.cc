@@ -187,6 +187,11 @@ RecordMapper::Mapped RecordMapper::MapRaw(const OutsideRecord& record) const {
   if (record.key && !own_key_ && !record.key->empty()) {
     builder.Attribute("partitionkey", PartitionKeyOf(*record.key));
   }
+  for (const auto& [name, text] : record.attributes) {
+    const bool own = std::any_of(attributes_.begin(), attributes_.end(),
+                                 [&name](const Named& mine) { return mine.name == name; });
+    if (!own) builder.Attribute(name, text);
+  }
   bool typed = false;
   bool traced = false;
   for (const Named& attribute : attributes_) {

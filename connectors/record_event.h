@@ -12,9 +12,10 @@
 //
 // A record that says it is a CloudEvent and is none is undecodable, never raw.
 //
-// The `event:` block gives a raw event its attributes, by templates (event_template.h). What a
-// template names and is not there leaves the attribute out, or at its default for `type`. An event
-// that came as a CloudEvent keeps what it has; the block and the key only fill what is missing.
+// The `event:` block gives a raw event its attributes, by templates (broker/base/event_template.h).
+// What a template names and is not there leaves the attribute out, or at its default for `type`.
+// An event that came as a CloudEvent keeps what it has; the block and the key only fill what is
+// missing.
 //
 // Threading: immutable after Make().
 
@@ -34,8 +35,8 @@
 #include "absl/status/statusor.h"
 #include "broker/base/clock.h"
 #include "broker/base/event.h"
+#include "broker/base/event_template.h"
 #include "connectors/event_overrides.h"
-#include "connectors/event_template.h"
 #include "connectors/source_connector.h"
 
 namespace tocsin {
@@ -51,7 +52,9 @@ struct OutsideRecord {
   std::optional<std::string_view> key;
   std::span<const std::pair<std::string_view, std::string_view>> headers;
   std::span<const std::pair<std::string_view, std::string_view>> names;  // of templates
-  std::optional<std::string_view> value;                                 // nullopt: a tombstone
+  // What the kind gives a raw event beyond the others; the `event:` block wins.
+  std::span<const std::pair<std::string_view, std::string_view>> attributes;
+  std::optional<std::string_view> value;  // nullopt: a tombstone
   std::optional<WallTime> time;
   // If set, makes the JSON that a raw event has as data instead of `value`.
   std::function<std::string()> raw_json;

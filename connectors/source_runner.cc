@@ -43,9 +43,11 @@ struct SourceRunner::Impl : std::enable_shared_from_this<SourceRunner::Impl> {
   void Append();
   void OnAppended(const absl::Status& status);
   void Commit();
+  void OnCommitted(const absl::Status& status);
   void OnSettled(std::vector<LaneEventRef> events, SettledAs as);
   void Fail(const absl::Status& status);
   void WaitAndAttach();
+  void ShowNote();
   void FinishStop();
   bool Idle() const { return !attaching && !connecting && !polling && !appending && !committing; }
   void SetState(SourceState state);
@@ -66,9 +68,12 @@ struct SourceRunner::Impl : std::enable_shared_from_this<SourceRunner::Impl> {
   bool committing = false, connected = false, finished = false, stopping = false;
   bool waiting = false;  // a timer will go on, unless stopped
   bool failed = false;   // since the last OK report
+  std::string last_note;
   std::uint32_t failures = 0;
   SourcePosition durable;
   bool commit_due = false;
+  bool commit_failed = false;      // the last one
+  bool committed_at_stop = false;  // tried once
   absl::AnyInvocable<void()> stop_done;
 
   mutable Mutex mutex;
@@ -142,6 +147,7 @@ void SourceRunner::Impl::OnPolled(absl::StatusOr<SourceBatch> polled) {
   }
   if (!polled.ok()) return Fail(polled.status());
   failures = 0;
+  ShowNote();
   if (!polled->empty()) {
     batches.push_back(*std::move(polled));
     if (batches.size() == 1) Append();
@@ -172,7 +178,7 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
                           });
     return;
   }
-  if (stopping) return FinishStop();
+  if (!status.ok() && stopping) return FinishStop();
   if (!status.ok()) {
     // Whether it is durable is not known: the lane's state says so when it is attached again.
     return Fail(status);
@@ -190,6 +196,7 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
     }
   });
   batches.pop_front();
+  if (stopping) return FinishStop();
   if (!connected) {  // the connector failed meanwhile
     batches.clear();
     return WaitAndAttach();
@@ -201,22 +208,31 @@ void SourceRunner::Impl::OnAppended(const absl::Status& status) {
 }
 
 void SourceRunner::Impl::Commit() {
-  if (committing || !commit_due || stopping) return;
+  if (committing || !commit_due) return;
   committing = true;
   commit_due = false;
   ports.connector.Commit(durable, [self = shared_from_this()](const absl::Status& status) {
     self->committing = false;
-    if (self->stopping) return self->FinishStop();
-    if (!status.ok()) {
-      // Not lost: the next Commit() says more than this one did.
-      self->Update([&status](SourceStatus& shown_status) {
-        ++shown_status.errors;
-        shown_status.last_error = std::string(MessageOf(status));
-      });
-    }
-    if (!self->connected) return self->WaitAndAttach();
-    self->Commit();
+    self->OnCommitted(status);
   });
+}
+
+void SourceRunner::Impl::OnCommitted(const absl::Status& status) {
+  if (!status.ok()) {
+    // Not lost: the next Commit() says more than this one did.
+    Update([&status](SourceStatus& shown_status) {
+      ++shown_status.errors;
+      shown_status.last_error = std::string(MessageOf(status));
+    });
+  } else if (commit_failed && connected) {
+    Update([](SourceStatus& shown_status) {
+      if (shown_status.state == SourceState::kRunning) shown_status.last_error.clear();
+    });
+  }
+  commit_failed = !status.ok();
+  if (stopping) return FinishStop();
+  if (!connected) return WaitAndAttach();
+  Commit();
 }
 
 void SourceRunner::Impl::OnSettled(std::vector<LaneEventRef> events, SettledAs as) {
@@ -241,11 +257,18 @@ void SourceRunner::Impl::Fail(const absl::Status& status) {
   WaitAndAttach();
 }
 
+void SourceRunner::Impl::ShowNote() {
+  std::string note = ports.connector.report().note;
+  if (note == last_note) return;
+  last_note = std::move(note);
+  if (!last_note.empty() && ports.note) ports.note(last_note);
+}
+
 // Once nothing is under way: a batch that is with the broker may still become durable.
 void SourceRunner::Impl::WaitAndAttach() {
   if (!Idle() || connected || waiting) return;
   batches.clear();
-  commit_due = false;
+  commit_due = commit_failed = false;
   finished = false;
   Duration cap = options.backoff_min;
   for (std::uint32_t i = 0; i < failures && cap < options.backoff_max; ++i) cap *= 2;
@@ -262,6 +285,11 @@ void SourceRunner::Impl::WaitAndAttach() {
 
 void SourceRunner::Impl::FinishStop() {
   if (!Idle() || stop_done == nullptr) return;
+  // What became durable last is confirmed, so that whoever goes on from there repeats nothing.
+  if (connected && (commit_due || commit_failed) && !std::exchange(committed_at_stop, true)) {
+    commit_due = true;
+    return Commit();
+  }
   ports.sink.Detach([self = shared_from_this()](const absl::Status&) {
     self->SetState(SourceState::kStopped);
     auto done = std::move(self->stop_done);

@@ -69,6 +69,8 @@ class SourceRunner {
     Random& random;
     // On the executor: every failure, once per backoff; and (OK) when it runs again after one.
     absl::AnyInvocable<void(const absl::Status&)> report;
+    // On the executor: the connector's note, when it is another one and not empty.
+    absl::AnyInvocable<void(const std::string&)> note = nullptr;
   };
 
   SourceRunner(const SourceRunnerOptions& options, Ports ports);

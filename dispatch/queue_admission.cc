@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "broker/base/canary.h"
 #include "dispatch/retry_policy.h"
 #include "dispatch/trigger_queue_impl.h"
 
@@ -24,6 +25,9 @@ void TriggerQueue::Impl::Admit(const Candidate& candidate, KeyQueue* key,
   entry.key = key;
   if (candidate.expires.has_value()) ++expiring;
   if (prior != nullptr) Restore(entry, *prior);
+  if (Planted(Canary::kPriorNotHeld) && prior != nullptr && key != nullptr && !key->whole) {
+    key = entry.key = nullptr;
+  }
   if (key == nullptr) {
     MakeReady(entry, false);
     return;

@@ -262,6 +262,16 @@ AnswerResult TriggerQueue::Answer(Offset offset, FencingToken token, Outcome out
   return AnswerResult::kApplied;
 }
 
+AnswerResult TriggerQueue::Refuse(Offset offset, FencingToken token, std::string message,
+                                  Instant now, std::vector<Action>& actions) {
+  Impl& q = *impl_;
+  q.now = std::max(q.now, now);
+  QueueEntry* entry = q.FindLeased(offset, token);
+  if (entry == nullptr) return q.NotLeased(token);
+  q.Die(*entry, LetterReason::kRefused, Truncated(std::move(message), kMessageBytesMax), actions);
+  return AnswerResult::kApplied;
+}
+
 AnswerResult TriggerQueue::Extend(Offset offset, FencingToken token, Duration by, Instant now) {
   Impl& q = *impl_;
   q.now = std::max(q.now, now);

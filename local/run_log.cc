@@ -96,17 +96,28 @@ class RunOutput final : public sdk::ExecOutput {
 
   void Write(std::string_view bytes) override { output_.Write(bytes); }
 
+  void Used(double cpu_seconds, std::uint64_t peak_memory_bytes) override {
+    cpu_seconds_ = cpu_seconds;
+    peak_memory_bytes_ = peak_memory_bytes;
+  }
+
   void End(std::string_view how, const sdk::Result& result) override {
     const std::chrono::duration<double> seconds = log_.clock_.Wall() - began_;
     const std::string text = output_.Text();
     const std::string head = fmt::format(
         "{{\"function\":{},\"trigger\":{},\"delivery\":{},\"attempt\":{},\"event\":{},"
         "\"started\":{},\"seconds\":{:.3f},\"ended\":{},\"answer\":{},\"message\":{},"
-        "\"bytes\":{}}}\n",
+        "\"bytes\":{},\"cpu_seconds\":{:.3f},\"peak_memory_bytes\":{}}}\n",
         Quoted(function_), Quoted(trigger_), Quoted(delivery_), attempt_, Quoted(event_),
         Quoted(FormatRfc3339(began_)), std::max(0.0, seconds.count()), Quoted(how),
-        Quoted(AnswerName(result.kind)), Quoted(result.message), output_.written());
+        Quoted(AnswerName(result.kind)), Quoted(result.message), output_.written(), cpu_seconds_,
+        peak_memory_bytes_);
     log_.Keep(function_, name_, head + text);
+    if (log_.options_.usage == nullptr) return;
+    const bool failed =
+        result.kind == sdk::Result::Kind::kRetry || result.kind == sdk::Result::Kind::kReject;
+    log_.options_.usage->Ran(function_, "exec", failed, std::max(0.0, seconds.count()),
+                             cpu_seconds_, peak_memory_bytes_);
   }
 
  private:
@@ -118,6 +129,8 @@ class RunOutput final : public sdk::ExecOutput {
   const std::string delivery_;
   const std::uint32_t attempt_;
   const WallTime began_;
+  double cpu_seconds_ = 0;
+  std::uint64_t peak_memory_bytes_ = 0;
   std::string name_;
 };
 

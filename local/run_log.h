@@ -3,10 +3,10 @@
 //   <dir>/<function>/<started>-<partition>-<offset>-<attempt>.log
 //
 // The first line is JSON: function, trigger, delivery, attempt, event, started, seconds, ended
-// (how), answer, message, bytes (written by the command), kept. Then what the command wrote: all of
-// it, or the beginning and the end with a line between them that says how much is missing. Of a
-// function the newest `runs_max` are kept. Output that cannot be written is lost, and said once;
-// the run is not concerned.
+// (how), answer, message, bytes (written by the command), cpu_seconds, peak_memory_bytes. Then what
+// the command wrote: all of it, or the beginning and the end with a line between them that says how
+// much is missing. Of a function the newest `runs_max` are kept. Output that cannot be written is
+// lost, and said once; the run is not concerned.
 //
 // Threading: thread-safe; a RunOutput belongs to one thread.
 
@@ -20,6 +20,7 @@
 
 #include "broker/base/clock.h"
 #include "broker/base/mutex.h"
+#include "local/usage_book.h"
 #include "sdk/cpp/exec_worker.h"
 
 namespace tocsin {
@@ -44,6 +45,7 @@ class BoundedOutput {
 struct RunLogOptions {
   std::string dir;
   std::size_t runs_max = 200;  // of a function
+  UsageBook* usage = nullptr;  // is told of each run; outlives the log
   std::function<void(const std::string&)> warn;
 };
 

@@ -4,7 +4,9 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +14,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,6 +26,7 @@
 #include "broker/base/thread_executor.h"
 #include "local/run_log.h"
 #include "local/run_pool.h"
+#include "local/usage_book.h"
 #include "sdk/cpp/exec_worker.h"
 #include "sdk/cpp/spawn.h"
 #include "sdk/cpp/worker.h"
@@ -72,8 +76,12 @@ std::vector<std::string> InheritedEnvironment(bool other_user) {
 class Workers {
  public:
   Workers(const v1::LocalFunction& function, const v1::SupervisorCommand& command,
-          const Clock& clock)
-      : name_(function.name()), run_(function.run()), clock_(clock), pool_(OptionsOf(run_)) {
+          const Clock& clock, UsageBook& usage)
+      : name_(function.name()),
+        run_(function.run()),
+        clock_(clock),
+        usage_(usage),
+        pool_(OptionsOf(run_)) {
     spawn_.command.assign(run_.command().begin(), run_.command().end());
     spawn_.environment = InheritedEnvironment(!run_.user().empty());
     for (const auto& [name, value] : run_.environment()) {
@@ -137,7 +145,11 @@ class Workers {
   void Reap() {
     for (const RunPool::Id pid : pool_.All()) {
       int status = 0;
-      if (waitpid(static_cast<pid_t>(pid), &status, WNOHANG) != static_cast<pid_t>(pid)) continue;
+      rusage used{};
+      if (wait4(static_cast<pid_t>(pid), &status, WNOHANG, &used) != static_cast<pid_t>(pid)) {
+        continue;
+      }
+      Book(pid, status, used);
       kill(static_cast<pid_t>(-pid), SIGKILL);  // what it left behind
       const std::string how = WIFSIGNALED(status)
                                   ? fmt::format("by signal {}", WTERMSIG(status))
@@ -168,15 +180,31 @@ class Workers {
     const pid_t pid = sdk::Spawn(spawn_, &error);
     if (pid > 0) {
       pool_.Started(pid, clock_.Monotonic());
+      started_[pid] = clock_.Monotonic();
+      usage_.SetWorkers(name_, static_cast<std::uint32_t>(started_.size()));
     } else {
       Say(fmt::format("{}: {}", name_, error));
       pool_.StartFailed(clock_.Monotonic());
     }
   }
 
+  void Book(RunPool::Id pid, int status, const rusage& used) {
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+    };
+    const std::chrono::duration<double> lived = clock_.Monotonic() - started_[pid];
+    started_.erase(pid);
+    usage_.SetWorkers(name_, static_cast<std::uint32_t>(started_.size()));
+    usage_.Ran(name_, "run", status != 0, lived.count(),
+               seconds(used.ru_utime) + seconds(used.ru_stime),
+               static_cast<std::uint64_t>(used.ru_maxrss) * 1024);
+  }
+
   const std::string name_;
   v1::LocalRun run_;
   const Clock& clock_;
+  UsageBook& usage_;
+  std::map<RunPool::Id, Instant> started_;
   RunPool pool_;
   sdk::SpawnOptions spawn_;
 };
@@ -184,8 +212,10 @@ class Workers {
 // A worker with the `exec` functions of one command, on a thread of its own.
 class Service {
  public:
-  Service(const v1::SupervisorCommand& command, const Clock& clock)
-      : log_({.dir = command.runs_dir(), .warn = [](const std::string& text) { Say(text); }},
+  Service(const v1::SupervisorCommand& command, const Clock& clock, UsageBook& usage)
+      : log_({.dir = command.runs_dir(),
+              .usage = &usage,
+              .warn = [](const std::string& text) { Say(text); }},
              clock),
         thread_("local-worker", clock) {
     sdk::WorkerOptions options;
@@ -355,6 +385,10 @@ class Supervisor {
   }
 
   void Apply(const v1::SupervisorCommand& command) {
+    if (usage_ == nullptr && !command.runs_dir().empty()) {
+      mkdir(command.runs_dir().c_str(), 0700);
+    }
+    if (usage_ == nullptr) usage_ = std::make_unique<UsageBook>(command.runs_dir() + "/usage");
     ApplyWorkers(command);
     v1::SupervisorCommand execs = command;
     execs.clear_functions();
@@ -369,7 +403,7 @@ class Supervisor {
       service_->Stop();
       leaving_.push_back(std::move(service_));
     }
-    if (!execs.functions().empty()) service_ = std::make_unique<Service>(execs, clock_);
+    if (!execs.functions().empty()) service_ = std::make_unique<Service>(execs, clock_, *usage_);
   }
 
   void ApplyWorkers(const v1::SupervisorCommand& command) {
@@ -383,7 +417,7 @@ class Supervisor {
         (*same)->Change(function);
         wanted.push_back(std::move(*same));
       } else {
-        wanted.push_back(std::make_unique<Workers>(function, command, clock_));
+        wanted.push_back(std::make_unique<Workers>(function, command, clock_, *usage_));
       }
     }
     for (auto& workers : workers_) {
@@ -397,6 +431,7 @@ class Supervisor {
   const int input_;
   SystemClock clock_;
   std::string buffer_;
+  std::unique_ptr<UsageBook> usage_;  // from the first command on
   std::unique_ptr<Service> service_;
   std::vector<std::unique_ptr<Service>> leaving_;
   v1::SupervisorCommand served_;  // by `service_`

@@ -37,10 +37,13 @@ enum class Canary : std::uint8_t {
   kReplayRepeats,     // a replay forgets how far it has come
   kStoredForgotten,   // a checkpoint lacks the triggers of the API
   kRouteStale,        // a trigger that was replaced matches by its former route, too
+  kMatchForgotten,    // an event is not recorded as matched by a trigger that it matches
+  kSkipUnrecorded,    // an instant that does not fire leaves no record
+  kPriorNotHeld,      // after a restart a key goes on while its delivery waits to be repeated
 };
 
 // By their value.
-inline constexpr std::array<std::string_view, 21> kCanaryNames = {"none",
+inline constexpr std::array<std::string_view, 24> kCanaryNames = {"none",
                                                                   "confirmed_early",
                                                                   "dispatched_early",
                                                                   "attempt_forgotten",
@@ -60,7 +63,10 @@ inline constexpr std::array<std::string_view, 21> kCanaryNames = {"none",
                                                                   "forward_repeated",
                                                                   "replay_repeats",
                                                                   "stored_forgotten",
-                                                                  "route_stale"};
+                                                                  "route_stale",
+                                                                  "match_forgotten",
+                                                                  "skip_unrecorded",
+                                                                  "prior_not_held"};
 
 #ifdef TOCSIN_CANARIES
 inline Canary planted = Canary::kNone;

@@ -22,6 +22,8 @@ std::unique_ptr<Command> NewRoot() {
   AddTail(*root);
   AddTriggers(*root);
   AddSources(*root);
+  AddSchedule(*root);
+  AddFunctions(*root);
   AddWorkers(*root);
   AddDead(*root);
   AddReplay(*root);
@@ -31,6 +33,7 @@ std::unique_ptr<Command> NewRoot() {
   AddCron(*root);
   AddImport(*root);
   AddSimulate(*root);
+  AddTest(*root);
   AddSupervise(*root);
   AddVersion(*root);
   AddCompletion(*root);

@@ -360,4 +360,44 @@ absl::Status Client::Tail(const v1::TailRequest& request, const Each<v1::TailEve
   return impl_->Stream<v1::TailEvent>("tail", start, each, idle);
 }
 
+absl::StatusOr<v1::AddSchedulesResponse> Client::AddSchedules(
+    const v1::AddSchedulesRequest& request) {
+  return impl_->Unary("add schedules", &v1::Admin::Stub::AddSchedules, request);
+}
+
+absl::StatusOr<v1::ScheduleStatus> Client::ControlSchedule(
+    const v1::ControlScheduleRequest& request) {
+  return impl_->Unary(fmt::format("schedule {}", request.name()), &v1::Admin::Stub::ControlSchedule,
+                      request);
+}
+
+absl::StatusOr<v1::ListFunctionsResponse> Client::ListFunctions() {
+  return impl_->Unary("list functions", &v1::Admin::Stub::ListFunctions,
+                      v1::ListFunctionsRequest());
+}
+
+absl::Status Client::ListSchedules(const v1::ListSchedulesRequest& request,
+                                   const Each<v1::ScheduleStatus>& each) {
+  auto start = [&](grpc::ClientContext* context, grpc::CompletionQueue* queue, void* tag) {
+    return impl_->admin().AsyncListSchedules(context, request, queue, tag);
+  };
+  return impl_->Stream<v1::ScheduleStatus>("list schedules", start, each, nullptr);
+}
+
+absl::Status Client::BackfillSchedule(const v1::BackfillScheduleRequest& request,
+                                      const Each<v1::BackfillProgress>& each) {
+  auto start = [&](grpc::ClientContext* context, grpc::CompletionQueue* queue, void* tag) {
+    return impl_->admin().AsyncBackfillSchedule(context, request, queue, tag);
+  };
+  return impl_->Stream<v1::BackfillProgress>(fmt::format("backfill of {}", request.name()), start,
+                                             each, nullptr);
+}
+
+absl::Status Client::ListRuns(const v1::ListRunsRequest& request, const Each<v1::RunStatus>& each) {
+  auto start = [&](grpc::ClientContext* context, grpc::CompletionQueue* queue, void* tag) {
+    return impl_->admin().AsyncListRuns(context, request, queue, tag);
+  };
+  return impl_->Stream<v1::RunStatus>("list runs", start, each, nullptr);
+}
+
 }  // namespace tocsin::cli

@@ -73,6 +73,9 @@ class Client {
   absl::StatusOr<v1::ForgetSourceResponse> ForgetSource(const v1::ForgetSourceRequest& request);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
   absl::StatusOr<v1::ReloadResponse> Reload();
+  absl::StatusOr<v1::AddSchedulesResponse> AddSchedules(const v1::AddSchedulesRequest& request);
+  absl::StatusOr<v1::ScheduleStatus> ControlSchedule(const v1::ControlScheduleRequest& request);
+  absl::StatusOr<v1::ListFunctionsResponse> ListFunctions();
 
   // Asks for the position of every event.
   absl::StatusOr<v1::PublishResponse> Publish(const v1::PublishRequest& request);
@@ -93,6 +96,11 @@ class Client {
   absl::Status Explain(const v1::ExplainRequest& request, const Each<v1::ExplainItem>& each);
   absl::Status Tail(const v1::TailRequest& request, const Each<v1::TailEvent>& each,
                     const Idle& idle = nullptr);
+  absl::Status ListSchedules(const v1::ListSchedulesRequest& request,
+                             const Each<v1::ScheduleStatus>& each);
+  absl::Status BackfillSchedule(const v1::BackfillScheduleRequest& request,
+                                const Each<v1::BackfillProgress>& each);
+  absl::Status ListRuns(const v1::ListRunsRequest& request, const Each<v1::RunStatus>& each);
 
  private:
   class Impl;

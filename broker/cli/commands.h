@@ -18,6 +18,8 @@ void AddPublish(Command& root);
 void AddTail(Command& root);
 void AddTriggers(Command& root);
 void AddSources(Command& root);
+void AddSchedule(Command& root);
+void AddFunctions(Command& root);  // functions, runs
 void AddWorkers(Command& root);
 void AddDead(Command& root);
 void AddStatus(Command& root);
@@ -27,6 +29,7 @@ void AddWork(Command& root);
 void AddCron(Command& root);
 void AddImport(Command& root);
 void AddSimulate(Command& root);
+void AddTest(Command& root);
 void AddSupervise(Command& root);
 void AddVersion(Command& root);
 void AddCompletion(Command& root);

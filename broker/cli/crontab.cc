@@ -71,6 +71,11 @@ std::optional<std::pair<std::string, std::string>> EnvironmentLine(std::string_v
   return std::pair(std::string(name), std::string(Unquote(Trim(rest.substr(1)))));
 }
 
+bool IsVariableName(std::string_view name) {
+  return !name.empty() && std::isdigit(static_cast<unsigned char>(name.front())) == 0 &&
+         std::all_of(name.begin(), name.end(), IsNameChar);
+}
+
 std::string Quoted(std::string_view text) {
   std::string escaped;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -149,6 +154,10 @@ class Importer {
 
   void ReadLine(std::string_view line) {
     if (line.empty() || line.front() == '#') return;
+    if (line.find('\0') != std::string_view::npos) {
+      Note("a null character: the line is left out", true);
+      return;
+    }
     if (const auto variable = EnvironmentLine(line); variable) {
       Set(variable->first, variable->second);
       return;
@@ -162,18 +171,26 @@ class Importer {
       settings_.zone = value;
     } else if (name == "MAILTO" || name == "MAILFROM") {
       if (name == "MAILTO") settings_.mail = value;
+    } else if (name == "SHELL" && value.empty()) {
+      Note(fmt::format("SHELL names no program: {} stays", settings_.shell), true);
     } else if (name == "SHELL") {
       settings_.shell = value;
       settings_.environment[name] = value;
     } else if (name == "RANDOM_DELAY") {
       const auto [end, error] =
           std::from_chars(value.data(), value.data() + value.size(), settings_.delay_minutes);
-      if (error != std::errc() || end != value.data() + value.size()) {
+      constexpr int kDelayMax = 24 * 60;
+      if (error != std::errc() || end != value.data() + value.size() ||
+          settings_.delay_minutes < 0 || settings_.delay_minutes > kDelayMax) {
         settings_.delay_minutes = 0;
-        Note(fmt::format("RANDOM_DELAY={} is not a number of minutes: left out", value), true);
+        Note(fmt::format("RANDOM_DELAY={} is not a number of minutes up to {}: left out", value,
+                         kDelayMax),
+             true);
       }
-    } else if (name.find_first_of("= ") != std::string::npos) {
+    } else if (!IsVariableName(name)) {
       Note(fmt::format("`{}` is not a variable's name: left out", name), true);
+    } else if (name.starts_with("CE_") || name.starts_with("TOCSIN_")) {
+      Note(fmt::format("`{}` is set by the broker: left out", name), true);
     } else {
       settings_.environment[name] = value;
     }
@@ -190,7 +207,8 @@ class Importer {
       for (std::size_t i = 0; i < kFields; ++i) {
         const std::string_view field = TakeWord(line);
         if (field.empty()) {
-          Note("neither a variable nor a entry: it has fewer than five fields and a command", true);
+          Note("neither a variable nor an entry: it has fewer than five fields and a command",
+               true);
           return false;
         }
         entry.cron += fmt::format("{}{}", i == 0 ? "" : " ", Field(std::string(field), i));
@@ -306,7 +324,7 @@ class Importer {
       functions_ += fmt::format("        {}: {}\n", name, Quoted(value));
     }
     const auto home = environment.find("HOME");
-    if (home != environment.end()) {
+    if (home != environment.end() && !home->second.empty()) {
       functions_ += fmt::format("      directory: {}\n", Quoted(home->second));
     }
     if (entry.input && !entry.input->empty()) {

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
+#include "broker/base/event_json.h"
 #include "broker/base/status.h"
 #include "broker/cli/commands.h"
 #include "broker/cli/event_input.h"
@@ -30,6 +32,17 @@ struct Flags : SessionFlags {
   std::string trigger;
 };
 
+// What the function of a trigger that matches gets; nullopt if it is the event as it is.
+std::optional<absl::StatusOr<std::string>> Transformed(const RouteSpec& route,
+                                                       const Verdict& verdict,
+                                                       const EventView& event,
+                                                       const EventLimits& limits) {
+  if (!verdict.matched || route.transform == nullptr) return std::nullopt;
+  absl::StatusOr<std::string> made = route.transform->Apply(event, limits);
+  if (!made.ok()) return made;
+  return EventToJson(Event::FromTrustedBytes(*std::move(made)).View());
+}
+
 void RawOrNull(JsonWriter& json, std::string_view name, const std::string& text) {
   json.Key(name);
   if (text.empty()) {
@@ -48,7 +61,8 @@ void TextOrNull(JsonWriter& json, std::string_view name, const std::string& text
   }
 }
 
-void AppendJson(JsonWriter& json, const RouteSpec& route, const Verdict& verdict) {
+void AppendJson(JsonWriter& json, const RouteSpec& route, const Verdict& verdict,
+                const std::optional<absl::StatusOr<std::string>>& transformed) {
   json.Object().Field("trigger", route.name).Field("matched", verdict.matched);
   TextOrNull(json, "clause", verdict.clause);
   RawOrNull(json, "expected", verdict.expected);
@@ -57,7 +71,16 @@ void AppendJson(JsonWriter& json, const RouteSpec& route, const Verdict& verdict
   for (const CesqlError& error : verdict.errors) {
     json.Object().Field("kind", CesqlErrorName(error.kind)).Field("message", error.message).End();
   }
-  json.End().End();
+  json.End();
+  if (transformed) {
+    json.Key("receives");
+    if (transformed->ok()) {
+      json.Raw(**transformed);
+    } else {
+      json.Null().Field("refused", MessageOf(transformed->status()));
+    }
+  }
+  json.End();
 }
 
 int ExplainFile(Console& console, const Flags& flags) {
@@ -88,7 +111,9 @@ int ExplainFile(Console& console, const Flags& flags) {
     JsonWriter json;
     json.Array();
     for (std::uint32_t i = 0; i < table->size(); ++i) {
-      AppendJson(json, table->route(i), table->Explain(i, event->View(), flags.source));
+      const Verdict verdict = table->Explain(i, event->View(), flags.source);
+      AppendJson(json, table->route(i), verdict,
+                 Transformed(table->route(i), verdict, event->View(), config->broker.event_limits));
     }
     json.End();
     console.Out(json);
@@ -104,6 +129,15 @@ int ExplainFile(Console& console, const Flags& flags) {
     if (!rows.Row({table->route(i).name, verdict.matched ? "yes" : "no", verdict.reason})) break;
   }
   rows.Finish();
+  for (std::uint32_t i = 0; i < table->size(); ++i) {
+    const auto made = Transformed(table->route(i), table->Explain(i, event->View(), flags.source),
+                                  event->View(), config->broker.event_limits);
+    if (!made) continue;
+    console.Note(made->ok()
+                     ? fmt::format("{} gives its function {}", table->route(i).name, Clean(**made))
+                     : fmt::format("{} gives its function nothing, a dead letter takes it: {}",
+                                   table->route(i).name, Clean(MessageOf(made->status()))));
+  }
   return kExitOk;
 }
 
@@ -118,6 +152,11 @@ void AppendJson(JsonWriter& json, const v1::ExplainedEvent& event,
     json.Object().Field("kind", error.kind()).Field("message", error.message()).End();
   }
   json.End();
+  if (!verdict.receives().empty()) {
+    json.Key("receives").Raw(EventToJson(Event::FromTrustedBytes(verdict.receives()).View()));
+  } else if (!verdict.receives_refused().empty()) {
+    json.Key("receives").Null().Field("refused", verdict.receives_refused());
+  }
   TextOrNull(json, "event", event.has_ref() ? RefText(event.ref()) : "");
   TextOrNull(json, "state", verdict.state());
   TextOrNull(json, "function", verdict.function());
@@ -152,6 +191,10 @@ bool AddRows(Table& rows, const v1::TriggerVerdict& verdict) {
   std::string why = verdict.reason();
   for (const std::string& note : verdict.notes()) {
     why += fmt::format("{}{}", why.empty() ? "" : "; ", note);
+  }
+  if (!verdict.receives_refused().empty()) {
+    why += fmt::format("{}its transform makes nothing of it: {}", why.empty() ? "" : "; ",
+                       Clean(verdict.receives_refused()));
   }
   const std::string matched = verdict.matched() ? "yes" : "no";
   if (verdict.deliveries().empty()) return rows.Row({verdict.trigger(), matched, "", why});
@@ -230,6 +273,7 @@ int ExplainRunning(Console& console, const Flags& flags) {
                console.table_look(), console.Sink());
     std::size_t verdicts = 0;
     std::vector<v1::RefusedEvent> refused;
+    std::vector<std::string> gives;
     if (flags.output.json()) json.Array();
     const absl::Status status = client.Explain(request, [&](const v1::ExplainItem& item) {
       if (item.has_event()) {
@@ -242,7 +286,14 @@ int ExplainRunning(Console& console, const Flags& flags) {
         return true;
       }
       ++verdicts;
-      if (!flags.output.json()) return AddRows(rows, item.verdict());
+      if (!flags.output.json()) {
+        if (!item.verdict().receives().empty()) {
+          gives.push_back(fmt::format(
+              "{} gives its function {}", item.verdict().trigger(),
+              Clean(EventToJson(Event::FromTrustedBytes(item.verdict().receives()).View()))));
+        }
+        return AddRows(rows, item.verdict());
+      }
       AppendJson(json, event, item.verdict());
       return console.Out(json);
     });
@@ -254,6 +305,7 @@ int ExplainRunning(Console& console, const Flags& flags) {
       rows.Finish();
       if (verdicts == 0 && refused.empty()) console.Note("no triggers");
     }
+    for (const std::string& one : gives) console.Note(one);
     for (const v1::RefusedEvent& one : refused) TellRefused(console, one);
     return kExitOk;
   });

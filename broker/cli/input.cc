@@ -17,8 +17,8 @@ namespace {
 
 constexpr std::size_t kPieceBytes = 64 * 1024;
 
-absl::Status FileError(const std::string& name, int error) {
-  const std::string text = fmt::format("cannot read {}: {}", name, std::strerror(error));
+absl::Status FileError(std::string_view what, const std::string& name, int error) {
+  const std::string text = fmt::format("cannot {} {}: {}", what, name, std::strerror(error));
   if (error == ENOENT) return absl::NotFoundError(text);
   if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(text);
   return absl::FailedPreconditionError(text);
@@ -41,11 +41,11 @@ absl::StatusOr<InputFile> InputFile::Open(const std::string& path) {
   } else {
     file.name_ = path;
     file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file.fd_ < 0) return FileError(path, errno);
+    if (file.fd_ < 0) return FileError("read", path, errno);
   }
   struct stat info {};
   if (fstat(file.fd_, &info) == 0) {
-    if (S_ISDIR(info.st_mode)) return FileError(file.name_, EISDIR);
+    if (S_ISDIR(info.st_mode)) return FileError("read", file.name_, EISDIR);
     if (S_ISREG(info.st_mode)) file.size_ = static_cast<std::uint64_t>(info.st_size);
   }
   return file;
@@ -61,8 +61,24 @@ absl::StatusOr<std::size_t> InputFile::Read(std::string& buffer) {
     error = errno;
   } while (n < 0 && error == EINTR && !Interrupted());
   buffer.resize(before + static_cast<std::size_t>(n > 0 ? n : 0));
-  if (n < 0 && error != EINTR) return FileError(name_, error);
+  if (n < 0 && error != EINTR) return FileError("read", name_, error);
   return buffer.size() - before;
+}
+
+absl::Status WriteWhole(const std::string& path, std::string_view text) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) return FileError("write", path, errno);
+  int error = 0;
+  while (!text.empty() && error == 0) {
+    const ssize_t n = write(fd, text.data(), text.size());
+    if (n > 0) {
+      text.remove_prefix(static_cast<std::size_t>(n));
+    } else if (errno != EINTR) {
+      error = errno;
+    }
+  }
+  if (close(fd) != 0 && error == 0) error = errno;
+  return error == 0 ? absl::OkStatus() : FileError("write", path, error);
 }
 
 absl::StatusOr<std::string> ReadWhole(const std::string& path, std::size_t bytes_max) {

@@ -39,6 +39,10 @@ class InputFile {
 //   kOutOfRange  longer than `bytes_max`
 absl::StatusOr<std::string> ReadWhole(const std::string& path, std::size_t bytes_max);
 
+// Replaces the file's content.
+//   kPermissionDenied, kNotFound (the folder), kFailedPrecondition; the text names the path
+absl::Status WriteWhole(const std::string& path, std::string_view text);
+
 // Cuts a stream of JSON into the texts of its objects, whichever way they come: one object, an
 // array of objects, or one after the other (as in JSON lines), also in pieces at any byte. Only the
 // brackets are looked at; what is inside is the parser's. Bounded by the longest object.

@@ -39,6 +39,8 @@ struct Flags : SessionFlags {
   std::string data;
   std::string json;
   std::string wait;
+  std::string deliver_at;
+  std::string deliver_in;
 };
 
 EventLimits Limits() {
@@ -160,11 +162,12 @@ class Sender {
       if (result == nullptr) {
         ++accepted_;
         const bool known = index < answer.refs_size();
-        Accepted(ids_[i], known ? &answer.refs(index) : nullptr, false);
-      } else if (result->duplicate()) {
+        Accepted(ids_[i], known ? &answer.refs(index) : nullptr, false, false);
+      } else if (result->duplicate() || result->delayed()) {
         ++accepted_;
-        ++duplicates_;
-        Accepted(ids_[i], &result->first(), true);
+        duplicates_ += result->duplicate() ? 1 : 0;
+        Accepted(ids_[i], result->has_first() ? &result->first() : nullptr, result->duplicate(),
+                 result->delayed());
       } else if (result->code() == static_cast<int>(absl::StatusCode::kResourceExhausted)) {
         hint_ms = std::max<std::int64_t>(hint_ms, result->retry_after_ms());
         no_room_ = result->error();
@@ -180,17 +183,19 @@ class Sender {
     return hint_ms;
   }
 
-  void Accepted(const std::string& id, const v1::EventRef* ref, bool duplicate) {
+  void Accepted(const std::string& id, const v1::EventRef* ref, bool duplicate, bool delayed) {
     if (output_.json()) {
       json_.Object().Field("id", id);
       if (ref != nullptr) {
         json_.Field("partition", ref->partition()).Field("offset", ref->offset());
       }
-      json_.Field("duplicate", duplicate).End();
+      json_.Field("duplicate", duplicate);
+      if (delayed) json_.Field("delayed", true);
+      json_.End();
       console_.Out(json_);
     } else if (accepted_ <= kAcceptedLinesMax) {
-      console_.Out(fmt::format("{}  {}{}\n", ref == nullptr ? "-" : RefText(*ref), Clean(id),
-                               duplicate ? "  duplicate" : ""));
+      console_.Out(fmt::format("{}  {}{}{}\n", ref == nullptr ? "-" : RefText(*ref), Clean(id),
+                               duplicate ? "  duplicate" : "", delayed ? "  delayed" : ""));
       if (accepted_ == kAcceptedLinesMax) console_.Flush();
     }
   }
@@ -294,6 +299,12 @@ int PublishOne(Console& console, const Flags& flags, std::optional<std::int64_t>
   SeededRandom random(SystemSeed());
   if (parts.id.empty()) parts.id = UuidText(random.Next() ^ SystemSeed(), random.Next());
   if (parts.time.empty()) parts.time = FormatRfc3339(SystemClock().Wall());
+  if (!flags.deliver_at.empty()) {
+    parts.attributes.push_back("tocsindeliverat=" + flags.deliver_at);
+  }
+  if (!flags.deliver_in.empty()) {
+    parts.attributes.push_back("tocsindeliverin=" + flags.deliver_in);
+  }
   parts.has_data = !flags.data.empty();
   parts.data = flags.data;
   if (flags.data == "-" || flags.data.rfind('@', 0) == 0) {
@@ -324,7 +335,8 @@ int Publish(Console& console, const Flags& flags) {
   const EventParts& parts = flags.parts;
   if (!parts.id.empty() || !parts.source.empty() || !parts.type.empty() || !parts.subject.empty() ||
       !parts.key.empty() || !parts.time.empty() || !parts.content_type.empty() ||
-      !parts.attributes.empty() || !flags.data.empty()) {
+      !parts.attributes.empty() || !flags.data.empty() || !flags.deliver_at.empty() ||
+      !flags.deliver_in.empty()) {
     return console.FailUsage("publish",
                              "--json brings whole events: no other option of an event with it");
   }
@@ -354,6 +366,10 @@ void AddPublish(Command& root) {
        "events as CloudEvents JSON: one, an array, or one a line; - is standard input"},
   };
   command.options.back().is_file = true;
+  command.options.push_back({"--deliver-at", &flags->deliver_at, "TIME",
+                             "the broker keeps it and delivers it then, RFC 3339"});
+  command.options.push_back({"--deliver-in", &flags->deliver_in, "DURATION",
+                             "the broker keeps it so long, then delivers it"});
   command.options.push_back(
       {"--wait", &flags->wait, "DURATION",
        "how long to wait for room in a full broker (default: as long as it takes)"});

@@ -35,7 +35,20 @@ void WriteFire(JsonWriter& json, const SimulatedFire& fire) {
       .Key("triggers")
       .Array();
   for (const std::string& trigger : fire.triggers) json.Value(trigger);
+  json.End().Key("refused").Array();
+  for (const auto& [trigger, message] : fire.refused) {
+    json.Object().Field("trigger", trigger).Field("message", message).End();
+  }
   json.End().End();
+}
+
+std::string TriggersText(const SimulatedFire& fire) {
+  if (fire.triggers.empty()) return "none: nothing takes it";
+  std::string text = fmt::format("{}", fmt::join(fire.triggers, ", "));
+  for (const auto& [trigger, message] : fire.refused) {
+    text += fmt::format(" ({}: dead letter, {})", trigger, message);
+  }
+  return text;
 }
 
 int Run(Console& console, const Flags& flags) {
@@ -77,8 +90,7 @@ int Run(Console& console, const Flags& flags) {
     const Duration late = fire.actual - fire.nominal;
     return table.Row({FormatRfc3339(fire.nominal), fire.source,
                       late < std::chrono::milliseconds(1) ? "" : FormatDuration(late),
-                      fire.triggers.empty() ? "none: nothing takes it"
-                                            : fmt::format("{}", fmt::join(fire.triggers, ", "))});
+                      TriggersText(fire)});
   });
   if (!result.ok()) return console.Fail(result.status());
   if (flags.output.json()) {

@@ -17,6 +17,7 @@
 #include "broker/base/event.h"
 #include "broker/config/local_function.h"
 #include "broker/routing/route_table.h"
+#include "connectors/database/postgres/postgres_spec.h"
 #include "connectors/file/file_spec.h"
 #include "connectors/file/tail_spec.h"
 #include "connectors/kafka/kafka_spec.h"
@@ -90,7 +91,8 @@ struct BrokerConfig {
   TriggerPolicy defaults;  // of triggers that do not say otherwise; `function` is empty
 };
 
-using SourceSpec = std::variant<FileSpec, TailSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec>;
+using SourceSpec =
+    std::variant<FileSpec, TailSpec, TimerSpec, KafkaSpec, RedisSpec, ZeromqSpec, PostgresSpec>;
 
 struct SourceConfig {
   std::string name;

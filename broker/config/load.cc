@@ -41,6 +41,8 @@ class FormerNames {
   absl::flat_hash_map<std::string_view, std::string_view> taken_;
 };
 
+}  // namespace
+
 void CheckFormerNames(ConfigReader& reader, const Config& config) {
   FormerNames sources(reader, "source");
   for (const SourceConfig& source : config.sources) sources.AddCurrent(source.name);
@@ -54,6 +56,13 @@ void CheckFormerNames(ConfigReader& reader, const Config& config) {
   }
 }
 
+void SetCanonical(Config& config) {
+  for (TriggerConfig& trigger : config.triggers) {
+    trigger.spec.config_json = CanonicalTriggerJson(trigger.spec.policy, trigger.route);
+    trigger.spec.config_hash = Sha256Hex(trigger.spec.config_json);
+  }
+}
+
 absl::Status ErrorStatus(const std::vector<ConfigError>& errors) {
   std::string text;
   for (const ConfigError& error : errors) {
@@ -62,8 +71,6 @@ absl::Status ErrorStatus(const std::vector<ConfigError>& errors) {
   }
   return absl::InvalidArgumentError(text);
 }
-
-}  // namespace
 
 std::string ConfigError::ToString() const {
   return fmt::format("{}:{}:{}: {} [{}]", file, line, column, message, code);
@@ -106,10 +113,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& fil
   if (!found.empty()) status = ErrorStatus(found);
   if (errors != nullptr) *errors = std::move(found);
   if (!status.ok()) return status;
-  for (TriggerConfig& trigger : config.triggers) {
-    trigger.spec.config_json = CanonicalTriggerJson(trigger.spec.policy, trigger.route);
-    trigger.spec.config_hash = Sha256Hex(trigger.spec.config_json);
-  }
+  SetCanonical(config);
   return config;
 }
 

@@ -15,6 +15,7 @@ inline ConfigLocation ToConfigLocation(YamlLocation location) {
 void ReadBroker(ConfigReader& reader, YamlNode node, BrokerConfig& broker);
 void ReadSources(ConfigReader& reader, YamlNode node, std::vector<SourceConfig>& sources);
 void ReadKafka(ConfigReader& reader, YamlNode node, KafkaSpec& kafka);
+void ReadPostgres(ConfigReader& reader, YamlNode node, PostgresSpec& postgres);
 void ReadRedis(ConfigReader& reader, YamlNode node, RedisSpec& redis);
 void ReadTail(ConfigReader& reader, YamlNode node, TailSpec& tail);
 void ReadZeromq(ConfigReader& reader, YamlNode node, ZeromqSpec& zeromq);
@@ -28,5 +29,13 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy);
 
 // The whole file.
 void ReadFileModel(ConfigReader& reader, YamlNode root, Config& config);
+// After it: former names that cannot be taken over are errors.
+void CheckFormerNames(ConfigReader& reader, const Config& config);
+// After both, if there were no errors: the canonical text of each trigger and its hash.
+void SetCanonical(Config& config);
+
+// One line per error.
+//   kInvalidArgument
+absl::Status ErrorStatus(const std::vector<ConfigError>& errors);
 
 }  // namespace tocsin

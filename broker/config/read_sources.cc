@@ -285,7 +285,8 @@ void ReadTimer(ConfigReader& reader, YamlNode node, ScheduleSpec& schedule) {
   }
 }
 
-constexpr std::string_view kKinds = "`file`, `tail`, `timer`, `kafka`, `redis` or `zeromq`";
+constexpr std::string_view kKinds =
+    "`file`, `tail`, `timer`, `kafka`, `redis`, `zeromq` or `postgres`";
 
 // The templates of a queue's `event:` block are tried where their place is known.
 void CheckTemplates(ConfigReader& reader, YamlNode event, std::string_view kind,
@@ -322,14 +323,13 @@ void ReadSource(ConfigReader& reader, YamlNode node, SourceConfig& source) {
   const YamlNode kafka = section.Map("kafka", "topics of Kafka");
   const YamlNode redis = section.Map("redis", "a stream, list, channels or key events of Redis");
   const YamlNode zeromq = section.Map("zeromq", "a ZeroMQ socket");
-  section.Unsupported("postgres",
-                      fmt::format("there are {}, and everything can be published", kKinds));
+  const YamlNode postgres = section.Map("postgres", "changes of rows of PostgreSQL");
   section.Finish();
   EventOverrides overrides;
   ReadEvent(reader, event, overrides);
   const bool describing = reader.describing != nullptr;
   int kinds = 0;
-  for (const YamlNode& kind : {file, tail, timer, kafka, redis, zeromq})
+  for (const YamlNode& kind : {file, tail, timer, kafka, redis, zeromq, postgres})
     kinds += kind.present() ? 1 : 0;
   if (kinds > 1) {
     section.Error(timer.present() ? "timer" : "file", config_code::kConflict,
@@ -347,11 +347,13 @@ void ReadSource(ConfigReader& reader, YamlNode node, SourceConfig& source) {
   ReadKind<KafkaSpec>(reader, kafka, overrides, source, ReadKafka);
   ReadKind<RedisSpec>(reader, redis, overrides, source, ReadRedis);
   ReadKind<ZeromqSpec>(reader, zeromq, overrides, source, ReadZeromq);
+  ReadKind<PostgresSpec>(reader, postgres, overrides, source, ReadPostgres);
   if (tail.present()) CheckTemplates(reader, event, "tail", overrides, TailTemplateNames());
   if (kafka.present()) CheckTemplates(reader, event, "kafka", overrides, KafkaTemplateNames());
   if (redis.present()) CheckTemplates(reader, event, "redis", overrides, RedisTemplateNames());
   if (zeromq.present()) CheckTemplates(reader, event, "zeromq", overrides, ZeromqTemplateNames());
-  if (kinds == 0 && !describing && !section.Has("postgres")) {
+  if (postgres.present()) CheckTemplates(reader, event, "row", overrides, PostgresTemplateNames());
+  if (kinds == 0 && !describing) {
     reader.Error(section.location(), config_code::kMissing,
                  fmt::format("source `{}` has no kind: {}", source.name, kKinds));
   }

@@ -14,6 +14,9 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr Duration kYears = hours(24 * 3650);
+constexpr std::string_view kTransformSchema =
+    R"({"type":"object","properties":{"attributes":{"type":"object","additionalProperties":)"
+    R"({"type":["string","number","boolean"]}},"data":true},"additionalProperties":false})";
 constexpr std::string_view kFiltersSchema = R"({"type":"array","items":{"$ref":"#/$defs/filter"}})";
 
 // nullptr after an error.
@@ -173,6 +176,10 @@ void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, cons
   const YamlNode pattern = section.Value("pattern", "pattern", R"({"type":"object"})",
                                          "which of them, by attributes and JSON payload, in the "
                                          "form of EventBridge; filters hold too");
+  const YamlNode transform = section.Value(
+      "transform", "transform", kTransformSchema,
+      "what the function gets instead of the event: `attributes` and `data`, with holes such as "
+      "`\"{data.order.id}\"`");
   const bool has_function =
       section.Text("function", trigger.spec.policy.function, "the function it calls");
   section.Require("function");
@@ -209,6 +216,9 @@ void ReadTrigger(ConfigReader& reader, YamlNode node, const Names& sources, cons
   }
   if (pattern.present() && pattern.kind() != YamlKind::kNull) {
     trigger.route.pattern = ReadPattern(reader, pattern);
+  }
+  if (transform.present() && transform.kind() != YamlKind::kNull) {
+    trigger.route.transform = ReadTransform(reader, transform);
   }
 }
 

@@ -9,6 +9,16 @@
 #include "broker/journal/chain.h"
 
 namespace tocsin {
+namespace {
+
+// Bytes [from, to) of the file, as they are read.
+absl::Status WriteAgain(File& file, std::uint64_t from, std::uint64_t to) {
+  if (from >= to) return absl::OkStatus();
+  TOCSIN_ASSIGN_OR_RETURN(const std::string bytes, ReadRange(file, from, to));
+  return WriteOne(file, from, bytes);
+}
+
+}  // namespace
 
 // A segment file as it was found.
 struct Chain::Found {
@@ -268,9 +278,18 @@ absl::Status Chain::CutOff(std::vector<Found>& all, const Cut& cut) {
                     "quarantine/",
                     options_.dir, bytes.size(), from));
   }
-  // What is kept may still be only in the page cache; the next header will call it durable.
+  // What is kept may still be only in the page cache; the next header will call it durable. And
+  // after a sync that failed the cache calls clean what the disk does not have: it is written anew.
   for (const Found& found : all) {
-    if (!found.from_index && found.has_batches()) TOCSIN_RETURN_IF_ERROR(found.file->SyncData());
+    if (found.from_index || (!found.header_ok && !found.has_batches())) continue;
+    if (found.header_ok) TOCSIN_RETURN_IF_ERROR(WriteAgain(*found.file, 0, kSegmentHeaderBytes));
+    if (found.has_batches()) {
+      const std::uint64_t from =
+          std::max(cut.synced_through, found.first + kSegmentHeaderBytes) - found.first;
+      const std::uint64_t to = std::min(std::max(cut.end, found.first), found.limit());
+      TOCSIN_RETURN_IF_ERROR(WriteAgain(*found.file, from, to - found.first));
+    }
+    TOCSIN_RETURN_IF_ERROR(found.file->SyncData());
   }
   return absl::OkStatus();
 }

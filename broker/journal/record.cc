@@ -66,6 +66,16 @@ const char* NameOf(std::uint8_t type) {
       return "TriggerStored";
     case RecordType::kReplay:
       return "Replay";
+    case RecordType::kDynamicSet:
+      return "DynamicSet";
+    case RecordType::kDynamicFired:
+      return "DynamicFired";
+    case RecordType::kDynamicSkipped:
+      return "DynamicSkipped";
+    case RecordType::kDelayed:
+      return "Delayed";
+    case RecordType::kDelayedFired:
+      return "DelayedFired";
   }
   return nullptr;
 }

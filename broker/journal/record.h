@@ -35,13 +35,18 @@ enum class RecordType : std::uint8_t {
   kOutgoingDone = 14,
   kOwnerOpened = 15,  // written by the engine, see OwnerOpened below
   kTriggerCatchUp = 16,
-  kIdle = 17,           // nothing happened to the partition; its place in the log moves on
-  kTriggerStored = 20,  // a trigger of the API, as it was given; partition 0 only
-  kReplay = 21,         // how far a replay has come
+  kIdle = 17,            // nothing happened to the partition; its place in the log moves on
+  kTriggerStored = 20,   // a trigger of the API, as it was given; partition 0 only
+  kReplay = 21,          // how far a replay has come
+  kDynamicSet = 25,      // a schedule by command or API: made, paused, resumed, removed
+  kDynamicFired = 26,    // it fired
+  kDynamicSkipped = 27,  // range
+  kDelayed = 28,         // an event that was published for later
+  kDelayedFired = 29,    // its time has come; its event is in the same batch
 };
 
 inline constexpr std::uint8_t kRecordCriticalBit = 0x80;
-inline constexpr std::uint8_t kRecordTypeLast = 21;
+inline constexpr std::uint8_t kRecordTypeLast = 29;
 
 // `Settled`, or `type 37` for one this version does not know.
 std::string RecordTypeName(std::uint8_t type);

@@ -17,9 +17,12 @@ namespace {
 
 constexpr Duration kRetryAppendAfter = std::chrono::milliseconds(200);
 constexpr std::uint32_t kDeltasPerBase = 32;
+constexpr Duration kBusyHousekeepEvery = std::chrono::seconds(1);
 // A batch this long takes no more events: one that is still in the CPU's caches when its CRC is
 // taken and when it is written is cheaper than the append that a longer one would save.
 constexpr std::size_t kBodyTarget = 512 * 1024;
+// Of the schedule table, in one turn.
+constexpr std::size_t kTablePieceBytes = 256 * 1024;
 
 std::int64_t ParseExpiry(const EventView& view) {
   const AttributeView* attribute = view.Find("expirytime");
@@ -157,6 +160,7 @@ void Partition::Impl::EncodeSettlements() {
 void Partition::Impl::Flush() {
   EncodeSettlements();
   if (turn.body.empty()) return;
+  housekeep_every = std::min(housekeep_every, kBusyHousekeepEvery);
   InFlight flight;
   flight.number = next_number++;
   flight.base = turn.base;
@@ -331,7 +335,7 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
   recycle(flight.slots, spare.slots);
   recycle(flight.offers, spare.offers);
   recycle(flight.matches, spare.matches);
-  if (checkpoint && checkpoint->after == flight.number) WriteCheckpoint(result.end);
+  if (checkpoint && checkpoint->after == flight.number) checkpoint->replay_from = result.end;
   if (flight.outgoing) ForwardOutgoing();
 }
 
@@ -355,7 +359,14 @@ void Partition::Impl::StartCheckpoint(bool base) {
   bytes_since_checkpoint = 0;
   last_checkpoint = now;
   NoteSample(wall, durable_end);
-  if (in_flight.empty() || Planted(Canary::kCheckpointAhead)) WriteCheckpoint(last_end);
+  if (in_flight.empty() || Planted(Canary::kCheckpointAhead)) checkpoint->replay_from = last_end;
+  PumpCheckpoint();
+}
+
+void Partition::Impl::PumpCheckpoint() {
+  if (!checkpoint || failed) return;
+  const bool whole = state.dynamic().NextPages(kTablePieceBytes, checkpoint->delta);
+  if (whole && checkpoint->replay_from) WriteCheckpoint(*checkpoint->replay_from);
 }
 
 void Partition::Impl::WriteCheckpoint(JournalPosition replay_from) {
@@ -472,6 +483,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   if (!superseded.empty()) DropSuperseded();
   // Not before the plan is there: what it puts back is not to be forgotten.
   if (plan != nullptr && now - last_housekeeping >= housekeep_every) Housekeep();
+  PumpCheckpoint();
   TellSettled();
   PumpScans();
   PumpCatchUps();
@@ -487,16 +499,25 @@ std::optional<Instant> Partition::Impl::EndTurn() {
     done(absl::OkStatus());
     return std::nullopt;
   }
+  const bool room =
+      ports.journal.HasRoomForIngest() && ports.journal.log_bytes() < options.retention_bytes;
+  if (!room) housekeep_every = std::min(housekeep_every, kBusyHousekeepEvery);
   Instant next = last_housekeeping + housekeep_every;
   if (replay_due) next = std::min(next, *replay_due);
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
   // Without room nothing fires; housekeeping looks again.
-  if (!schedule_dues.empty() && !closing && SchedulesRun()) {
-    const Duration until = schedule_dues.begin()->first - wall;
-    next = std::min(next, now + std::max(until, Duration::zero()));
+  if (!closing && SchedulesRun()) {
+    const auto wake = [&](WallTime when) {
+      next = std::min(next, now + std::max<Duration>(when - wall, Duration::zero()));
+    };
+    if (!schedule_dues.empty()) wake(schedule_dues.begin()->first);
+    if (wheel && wheel->armed() > 0) wake(*wheel->NextWake());
     // A run was settled in this turn: what waits for it fires in the next one.
-    if (state.has_released_schedules()) next = now;
+    const bool released = state.has_released_schedules() &&
+                          (!schedule_dues.empty() || state.dynamic().schedules() > 0);
+    if (released || DynamicWaits()) next = now;
   }
+  if (checkpoint && state.dynamic().snapshot_under_way()) next = now;
   return next;
 }
 

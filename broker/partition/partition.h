@@ -64,8 +64,9 @@ struct PartitionOptions {
   std::size_t cache_bytes_max = std::size_t{8} << 20;  // event bytes kept for delivery
   std::uint64_t checkpoint_bytes = std::uint64_t{64} << 20;
   Duration checkpoint_every = std::chrono::seconds(60);
-  std::size_t fires_max = 1024;  // schedules' fires per turn
-  std::uint64_t boot_id = 0;     // of the kernel, for @reboot; 0: not known, and that never fires
+  std::size_t fires_max = 1024;                                 // schedules' fires per turn
+  std::uint64_t schedule_bytes_max = std::uint64_t{256} << 20;  // of those by API, delayed events
+  std::uint64_t boot_id = 0;  // of the kernel, for @reboot; 0: not known, and that never fires
 };
 
 // What the partition tells its surroundings. Called on its executor; must not block.
@@ -94,6 +95,9 @@ struct PublishedEvent {
   std::string_view bytes;  // in PublishBatch::keep_alive or `own`
   std::string own;         // if it had to be re-encoded
   Hash128 identity;        // HashSourceAndId with the data directory's seed
+  // When it is to be delivered: at a time, or so long after it came; 0: at once.
+  std::int64_t deliver_at_us = 0;
+  std::int64_t deliver_in_us = 0;
   std::uint32_t hops = 0;
   std::uint32_t index = 0;  // in the request
 };
@@ -101,6 +105,7 @@ struct PublishedEvent {
 struct PublishVerdict {
   std::uint32_t index = 0;
   bool duplicate = false;
+  bool delayed = false;  // it waits for its time and has no offset yet; so does a duplicate's first
   Offset first;          // of a duplicate
   absl::Status refusal;  // not OK: refused
   std::uint32_t retry_after_ms = 0;
@@ -127,6 +132,11 @@ struct PublishBatch {
   // written (PartitionOptions::answer_when_written).
   absl::AnyInvocable<void(PublishOutcome)> done;
 };
+
+// When a published event is to be delivered: a time (a timestamp, or RFC 3339 text), or a duration
+// (text such as `90s`) after it came. Of both one.
+inline constexpr std::string_view kDeliverAtAttribute = "tocsindeliverat";
+inline constexpr std::string_view kDeliverInAttribute = "tocsindeliverin";
 
 // Parses, validates, strips. The event's home is returned by PartitionOfEvent().
 absl::Status PreparePublished(std::string_view bytes, const EventLimits& limits,
@@ -156,6 +166,50 @@ struct ScheduleStatus {
   std::optional<WallTime> next;
   std::uint64_t fired = 0, skipped = 0;
   bool busy = false;
+  bool paused = false;
+};
+
+// A schedule by command or API, to be added.
+struct NewSchedule {
+  std::string name;
+  std::optional<WallTime> at;  // once; else `rule`
+  std::string rule;            // EncodeRule()
+  std::string head;            // an encoded event without data; its id and time are not used
+  std::string data;            // of the event
+  bool text_data = false;
+  bool paused = false;
+  bool replace = false;  // one of the same name
+};
+
+enum class ScheduleAction : std::uint8_t { kPause, kResume, kRemove, kFire };
+
+struct ScheduleInfo {
+  std::string name;              // of a delayed event: its source and id
+  bool configured = false;       // by the configuration
+  bool delayed = false;          // an event that was published for later
+  std::optional<WallTime> at;    // once, delayed
+  std::optional<WallTime> next;  // nullopt: never, paused, or not planned yet
+  ScheduleSpec spec;             // of a recurring one
+  std::string head;              // see NewSchedule; of a delayed one the event
+  std::string data;
+  bool text_data = false;
+  std::uint64_t fired = 0, skipped = 0;
+  bool busy = false;
+  bool paused = false;
+};
+
+struct SchedulePage {
+  std::vector<ScheduleInfo> schedules;
+  std::uint32_t next = 0;  // where to go on
+  bool end = false;
+};
+
+// What one step of a backfill did, or would do.
+struct BackfillStep {
+  std::vector<WallTime> instants;  // in order; of a dry run the first ones
+  std::uint64_t count = 0;         // a dry run: all; else instants.size()
+  WallTime next;                   // where the next step begins
+  bool end = false;                // nothing is left
 };
 
 struct LaneStatus {
@@ -176,6 +230,7 @@ struct PartitionSnapshot {
   bool letters_full = false;
   std::vector<TriggerBooks> triggers;
   std::vector<ScheduleStatus> schedules;
+  std::uint64_t dynamic_schedules = 0, delayed_events = 0, schedule_bytes = 0;
   std::vector<LaneStatus> lanes;
   // Published events that nothing matched, by (source, type): the largest counts, bounded.
   std::vector<std::pair<std::string, std::uint64_t>> unmatched_by;
@@ -270,6 +325,25 @@ class Partition {
   // letter is durable.
   void Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
   void Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done);
+
+  // Schedules by command or API. They live on the partition of their name: PartitionOfLane({name,
+  // ""}). Each `done` runs on the executor when what it tells is durable.
+  //   kAlreadyExists       a schedule of that name, maybe of the configuration (T0336)
+  //   kResourceExhausted   no room for it (T0338), or in the log
+  //   kNotFound            no such schedule (T0337)
+  //   kFailedPrecondition  the configuration's cannot be removed (T0343); a single instant that
+  //                        has passed while paused
+  using SchedulesAdded = absl::AnyInvocable<void(std::vector<absl::Status>)>;
+  void AddSchedules(std::vector<NewSchedule> schedules, SchedulesAdded done);
+  void ControlSchedule(const std::string& name, ScheduleAction action,
+                       absl::AnyInvocable<void(absl::StatusOr<ScheduleInfo>)> done);
+  absl::StatusOr<ScheduleInfo> DescribeSchedule(const std::string& name) const;
+  // From number `from` on; with `delayed` delayed events, else schedules.
+  SchedulePage ListSchedules(std::uint32_t from, std::size_t schedules_max, bool delayed) const;
+  // Fires at most `instants_max` instants of [from, to] that never fired. kInvalidArgument: it has
+  // no instants of the past (T0342).
+  void Backfill(const std::string& name, WallTime from, WallTime to, std::size_t instants_max,
+                bool dry_run, absl::AnyInvocable<void(absl::StatusOr<BackfillStep>)> done);
 
   void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max,
                   absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);

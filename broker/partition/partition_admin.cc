@@ -374,8 +374,12 @@ PartitionSnapshot Partition::Impl::Snapshot() const {
       status.skipped = known->second.skipped;
     }
     status.busy = state.ScheduleBusy(status.name);
+    status.paused = schedule.paused;
     snapshot.schedules.push_back(std::move(status));
   }
+  snapshot.dynamic_schedules = state.dynamic().schedules();
+  snapshot.delayed_events = state.dynamic().delayed();
+  snapshot.schedule_bytes = state.dynamic().bytes();
   for (const auto& [id, lane] : state.lanes()) {
     if (lane->position.empty() && lane->entry_count == 0) continue;  // forgotten
     snapshot.lanes.push_back({id, lane->position, lane->events, lane->entry_count});

@@ -35,10 +35,10 @@ void Partition::Impl::PumpCatchUps() {
     }
     const auto& backlog_max = SpecOf(runtime->route).policy.backlog.size_max;
     if (runtime->catch_up != 0 || (backlog_max && trigger->pending() >= *backlog_max)) continue;
-    // If it is what keeps the log full, going on is what makes room: what it has copied goes.
-    if (full && (bytes >= options.retention_bytes / 2 * 3 || Floor(nullptr) < *trigger->catch_up)) {
-      continue;
-    }
+    // If it is what keeps the log full, going on is what makes room: what it has copied goes. Far
+    // above the size step by step, each when the one before is settled.
+    const bool waits = bytes >= options.retention_bytes / 2 * 3 && trigger->pending() > 0;
+    if (full && (waits || Floor(nullptr) < *trigger->catch_up)) continue;
     if (*trigger->catch_up < durable_end) {
       runtime->catch_up = next_scan++;
       ReadForCatchUp(*runtime, ports.journal.Locate(options.id, *trigger->catch_up));

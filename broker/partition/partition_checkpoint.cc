@@ -23,6 +23,8 @@ constexpr std::uint32_t kLetterTable = 5;
 constexpr std::uint32_t kOutgoingTable = 6;
 constexpr std::uint32_t kScheduleTable = 7;
 constexpr std::uint32_t kTrackedTable = 8;
+// 9 to 11: ScheduleTable.
+constexpr std::uint32_t kScheduleNoteTable = 12;
 
 constexpr std::size_t kPartBytes = std::size_t{200} << 10;
 constexpr int kPartBits = 8;
@@ -278,6 +280,8 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
     for (auto& [bucket, out] : buckets) SavePages(kScheduleTable, bucket, out, delta);
     dirty_schedule_buckets_.clear();
   }
+  if (every || schedule_notes_dirty_) SaveScheduleNotes(delta);
+  dynamic_.BeginSnapshot(every);
   std::map<std::uint64_t, std::vector<Match>> matches;
   if (!dirty_tracked_pages_.empty()) {
     for (const auto& [match, offset] : tracked_matches_) {
@@ -322,6 +326,11 @@ absl::Status PartitionState::LoadPages(const std::vector<CheckpointPage>& pages)
       ++i;
       continue;
     }
+    if (ScheduleTable::OwnsTable(first.table)) {
+      TOCSIN_RETURN_IF_ERROR(dynamic_.LoadPage(first));
+      ++i;
+      continue;
+    }
     const std::uint64_t item = first.page >> kPartBits;
     std::string bytes;
     std::uint32_t parts = 0;
@@ -332,6 +341,7 @@ absl::Status PartitionState::LoadPages(const std::vector<CheckpointPage>& pages)
     saved_parts_[{first.table, item}] = parts;
     TOCSIN_RETURN_IF_ERROR(LoadItem(first.table, item, bytes));
   }
+  TOCSIN_RETURN_IF_ERROR(dynamic_.FinishLoad());
   for (const auto& [offset, event] : tracked_) {
     if (!event.schedule && event.remaining == 0) settled_events_.push_back(offset);
   }
@@ -421,6 +431,8 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
         if (fire > 0) schedule.last_fire = Offset(fire - 1);
       }
       break;
+    case kScheduleNoteTable:
+      return LoadScheduleNotes(bytes);
     case kTrackedTable:
       while (reader.More()) {
         TrackedEvent event;
@@ -457,6 +469,8 @@ std::string PartitionState::Digest() {
   CheckpointDelta delta;
   const std::uint64_t taken = checkpoints_taken_;
   TakePages(true, delta);
+  while (!dynamic_.NextPages(SIZE_MAX, delta)) {
+  }
   checkpoints_taken_ = taken;
   force_every_ = true;
   std::sort(delta.pages.begin(), delta.pages.end(), [](const auto& a, const auto& b) {

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
+#include <memory>
+#include <utility>
 
 #include "broker/base/canary.h"
 #include "broker/base/status.h"
@@ -30,6 +33,8 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
   Fetch missing;
   missing.grant = fetch.grant;
   missing.trigger = fetch.trigger;
+  std::vector<Refusal> refusals;
+  const Transform* const transform = RouteOf(runtime->route).transform.get();
   std::shared_ptr<const CachedBatch> batch;
   EventRecord record;
   for (const Lease& lease : fetch.leases) {
@@ -58,13 +63,26 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
     delivery.recorded = lease.candidate.appended;
     delivery.event = record.event;
     delivery.keep_alive = batch->body;
+    if (transform != nullptr) {
+      absl::StatusOr<std::string> made = Transformed(*transform, record.event);
+      if (!made.ok()) {
+        refusals.push_back({lease, std::string(MessageOf(made.status()))});
+        continue;
+      }
+      auto owned = std::make_shared<const std::string>(*std::move(made));
+      delivery.event = *owned;
+      delivery.keep_alive = std::move(owned);
+    }
     if (record.hops > 0) leased_hops[offset.value()] = record.hops;
     out.push_back(std::move(delivery));
   }
   if (!out.empty()) {
     std::weak_ptr<WorkerSession>& known = sessions[fetch.grant.session->id().value()];
     if (known.expired()) known = fetch.grant.session;
-    if (fetch.grant.session->Deliver(fetch.grant, options.id, out)) {
+    // What was granted went by the sizes of the stored events.
+    const Grant grant =
+        transform == nullptr ? fetch.grant : ResizedGrant(fetch, missing, refusals, out);
+    if (fetch.grant.session->Deliver(grant, options.id, out)) {
       for (const OutgoingDelivery& delivery : out) {
         runtime->queue->SetHolder(delivery.offset, fetch.grant.session->id(), delivery.handle);
       }
@@ -76,7 +94,56 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
       sessions.erase(fetch.grant.session->id().value());
     }
   }
+  if (!refusals.empty()) RefuseDeliveries(*runtime, fetch.grant, std::move(refusals));
   if (!missing.leases.empty()) FetchMissing(std::move(missing));
+}
+
+// The part of the grant that `out` may take, after giving back what it leaves.
+Grant Partition::Impl::ResizedGrant(const Fetch& fetch, const Fetch& missing,
+                                    const std::vector<Refusal>& refusals,
+                                    const std::vector<OutgoingDelivery>& out) const {
+  Grant grant = fetch.grant;
+  if (grant.bytes == std::numeric_limits<std::uint64_t>::max()) return grant;
+  std::uint64_t elsewhere = 0;
+  for (const Lease& lease : missing.leases) elsewhere += lease.candidate.event_bytes;
+  for (const Refusal& refusal : refusals) elsewhere += refusal.lease.candidate.event_bytes;
+  std::uint64_t made = 0;
+  for (const OutgoingDelivery& delivery : out) made += delivery.event.size();
+  grant.bytes -= std::min(elsewhere, grant.bytes);
+  if (made < grant.bytes) ports.dispatcher.Release(grant, 0, grant.bytes - made);
+  grant.bytes = std::min(grant.bytes, made);
+  return grant;
+}
+
+absl::StatusOr<std::string> Partition::Impl::Transformed(const Transform& transform,
+                                                         std::string_view event) const {
+  EventView view;
+  TOCSIN_RETURN_IF_ERROR(ParseEvent(event, view));
+  return transform.Apply(view, options.event_limits);
+}
+
+// Repeating would not help: what is stored stays as it is.
+void Partition::Impl::RefuseDeliveries(Runtime& runtime, const Grant& grant,
+                                       std::vector<Refusal> refusals) {
+  std::uint64_t bytes = 0;
+  for (const Refusal& refusal : refusals) bytes += refusal.lease.candidate.event_bytes;
+  ports.dispatcher.Release(grant, static_cast<std::uint32_t>(refusals.size()),
+                           std::min(bytes, grant.bytes));
+  if (!std::exchange(runtime.refusal_told, true)) {
+    Warn("T0330",
+         fmt::format("trigger '{}': the transform cannot be made of event {}/{}: {}; such "
+                     "deliveries become dead letters of reason refused",
+                     SpecOf(runtime.route).name, options.id.value(),
+                     refusals.front().lease.candidate.offset.value(), refusals.front().message));
+  }
+  std::vector<Action> actions;
+  for (Refusal& refusal : refusals) {
+    const Offset offset = refusal.lease.candidate.offset;
+    (void)runtime.queue->Refuse(offset, refusal.lease.token,
+                                "transform: " + std::move(refusal.message), now, actions);
+  }
+  Touch(runtime);
+  RunActions(runtime, actions);
 }
 
 // While the journal was read a lease may have ended, or its queue made place for another: what

@@ -120,6 +120,13 @@ bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std:
       *error = fmt::format("emitted event {}: {}", i, MessageOf(valid));
       return false;
     }
+    if (view.Find(kDeliverAtAttribute) != nullptr || view.Find(kDeliverInAttribute) != nullptr) {
+      *error = fmt::format(
+          "emitted event {}: T0344: what is emitted cannot wait for a time: publish it with {} or "
+          "{}, or add a schedule",
+          i, kDeliverAtAttribute, kDeliverInAttribute);
+      return false;
+    }
     if (auto without = StripReserved(view)) emitted[i] = std::move(*without);
     bytes += emitted[i].size() + 512;
   }
@@ -163,6 +170,7 @@ bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std:
 void Partition::Impl::OnAnswers(AnswerBatch batch) {
   BeginIfNeeded();
   if (failed || !open) return;
+  if (batch.confirmed) confirming = std::make_shared<Confirmation>();
   std::vector<Action>& actions = action_scratch;
   const auto count = [&](AnswerResult result) {
     if (result != AnswerResult::kApplied) ++stale_answers;
@@ -218,14 +226,28 @@ void Partition::Impl::OnAnswers(AnswerBatch batch) {
     RunActions(*runtime, actions);
   }
   if (!batch.confirmed) return;
+  const std::shared_ptr<Confirmation> mine = std::exchange(confirming, nullptr);
   if (Planted(Canary::kConfirmedEarly)) return batch.confirmed();
-  if (!turn.empty()) {
-    turn.confirmed.push_back(std::move(batch.confirmed));
-  } else if (!in_flight.empty()) {
-    in_flight.back().confirmed.push_back(std::move(batch.confirmed));
+  if (mine->letters > 0) {
+    mine->then = std::move(batch.confirmed);
   } else {
-    batch.confirmed();
+    ConfirmWhenDurable(std::move(batch.confirmed));
   }
+}
+
+void Partition::Impl::ConfirmWhenDurable(std::function<void()> confirmed) {
+  if (!turn.empty()) {
+    turn.confirmed.push_back(std::move(confirmed));
+  } else if (!in_flight.empty()) {
+    in_flight.back().confirmed.push_back(std::move(confirmed));
+  } else {
+    confirmed();
+  }
+}
+
+void Partition::Impl::LetterDone(const std::shared_ptr<Confirmation>& confirmation) {
+  if (confirmation == nullptr || --confirmation->letters > 0) return;
+  if (confirmation->then) ConfirmWhenDurable(std::move(confirmation->then));
 }
 
 void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions) {
@@ -296,47 +318,47 @@ void Partition::Impl::Die(Runtime& runtime, DeadAction action) {
     }
   }
   ++fetches;
-  ports.journal.Read(
-      options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
-      [this, ordinal = runtime.ordinal, number = runtime.queue_number, action = std::move(action),
-       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
-        if (guard.expired()) return;
-        --fetches;
-        BeginIfNeeded();
-        Runtime* owner = RuntimeOf(ordinal);
-        // Another queue, after the trigger was away: it has the delivery as one that is pending.
-        if (failed || owner == nullptr || owner->queue == nullptr ||
-            owner->queue_number != number) {
-          return;
-        }
-        const Offset at = action.candidate.offset;
-        if (result.ok()) {
-          for (const StoredBatch& stored : result->batches) {
-            if (at < stored.base_offset ||
-                at.value() >= stored.base_offset.value() + stored.event_count) {
-              continue;
-            }
-            std::vector<EventSlot> slots;
-            EventRecord record;
-            if (!IndexEvents(*stored.body, slots).ok()) break;
-            const EventSlot& slot = slots[at.value() - stored.base_offset.value()];
-            if (!DecodeEvent(std::string_view(*stored.body).substr(slot.position, slot.bytes),
-                             record)
-                     .ok()) {
-              break;
-            }
-            WriteLetter(*owner, action, &record);
-            ports.wake();
-            return;
-          }
-        }
-        // The letter must not be lost for want of its event.
-        action.message += fmt::format(
-            " (event {}/{} can no longer be read{}{})", options.id.value(), at.value(),
-            result.ok() ? "" : ": ", result.ok() ? std::string_view() : MessageOf(result.status()));
-        WriteLetter(*owner, action, nullptr);
-        ports.wake();
-      });
+  if (confirming != nullptr) ++confirming->letters;
+  ports.journal.Read(options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
+                     [this, ordinal = runtime.ordinal, number = runtime.queue_number,
+                      action = std::move(action), confirmation = confirming,
+                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+                       if (guard.expired()) return;
+                       --fetches;
+                       BeginIfNeeded();
+                       if (failed) return;
+                       WriteLetterOf(ordinal, number, std::move(action), result);
+                       LetterDone(confirmation);
+                       ports.wake();
+                     });
+}
+
+void Partition::Impl::WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number,
+                                    DeadAction action, const absl::StatusOr<ReadResult>& read) {
+  Runtime* owner = RuntimeOf(ordinal);
+  // Another queue, after the trigger was away: it has the delivery as one that is pending.
+  if (owner == nullptr || owner->queue == nullptr || owner->queue_number != queue_number) return;
+  const Offset at = action.candidate.offset;
+  if (read.ok()) {
+    for (const StoredBatch& stored : read->batches) {
+      if (at < stored.base_offset ||
+          at.value() >= stored.base_offset.value() + stored.event_count) {
+        continue;
+      }
+      std::vector<EventSlot> slots;
+      EventRecord record;
+      if (!IndexEvents(*stored.body, slots).ok()) break;
+      const EventSlot& slot = slots[at.value() - stored.base_offset.value()];
+      const std::string_view body = *stored.body;
+      if (!DecodeEvent(body.substr(slot.position, slot.bytes), record).ok()) break;
+      return WriteLetter(*owner, action, &record);
+    }
+  }
+  // The letter must not be lost for want of its event.
+  action.message +=
+      fmt::format(" (event {}/{} can no longer be read{}{})", options.id.value(), at.value(),
+                  read.ok() ? "" : ": ", read.ok() ? std::string_view() : MessageOf(read.status()));
+  WriteLetter(*owner, action, nullptr);
 }
 
 void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
@@ -398,6 +420,10 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
   if (!leased_hops.empty()) leased_hops.erase(candidate.offset.value());
   runtime.queue->Close(candidate.offset, park && !Planted(Canary::kParkIgnored));
   Touch(runtime);
+  if (event == nullptr || !event->from_schedule) return;
+  EventView fire;
+  if (!ParseEvent(letter.event, fire).ok()) return;
+  RaiseFailed(letter.source, fire.id, letter.trigger, letter);
 }
 
 void Partition::Impl::TickQueues() {
@@ -455,7 +481,9 @@ void Partition::Impl::ExchangeAndDeliver() {
     if (count != runtime->offered || alone != runtime->offered_alone || woken) offer(*runtime);
   }
   if (std::exchange(woken, false)) {
-    for (const std::uint32_t ordinal : std::vector<std::uint32_t>(ready.begin(), ready.end())) {
+    std::vector<std::uint32_t> ordinals(ready.begin(), ready.end());
+    std::sort(ordinals.begin(), ordinals.end());  // the same order in every run
+    for (const std::uint32_t ordinal : ordinals) {
       Runtime* runtime = RuntimeOf(TriggerOrdinal(ordinal));
       if (runtime != nullptr) offer(*runtime);
     }

@@ -20,6 +20,7 @@
 #include "broker/partition/partition.h"
 #include "broker/partition/partition_state.h"
 #include "broker/partition/turn_batch.h"
+#include "broker/schedule/timing_wheel.h"
 #include "dispatch/trigger_queue.h"
 #include "dispatch/worker_session.h"
 
@@ -36,6 +37,7 @@ struct Partition::Impl {
     std::size_t offered = 0;         // what the dispatcher believes is ready
     std::size_t offered_alone = 0;
     bool touched = false;
+    bool refusal_told = false;  // T0330
     bool scanning = false;
     Offset scan_cursor;
     std::uint64_t scan_number = 0;
@@ -86,15 +88,23 @@ struct Partition::Impl {
     DeadAction action;
   };
 
+  // An answer batch whose dead letters want bytes from the journal first.
+  struct Confirmation {
+    std::size_t letters = 0;  // to be written
+    std::function<void()> then;
+  };
+
   struct PendingCheckpoint {
     CheckpointDelta delta;
     std::uint64_t after = 0;  // number of the in-flight batch that must be durable
+    std::optional<JournalPosition> replay_from;  // when it is
   };
 
   struct ScheduleRuntime {
     std::size_t binding = 0;  // in plan->schedules
     ScheduleState state;
     std::optional<WallTime> next;
+    bool paused = false;  // by command
   };
 
   // Deliveries whose events are being read from the journal.
@@ -104,6 +114,12 @@ struct Partition::Impl {
     TriggerOrdinal trigger;
     // What was read for it: the cache may have let it go again.
     std::vector<std::shared_ptr<const CachedBatch>> batches;
+  };
+
+  // A delivery of which its trigger's transform can make nothing.
+  struct Refusal {
+    Lease lease;
+    std::string message;
   };
 
   // Stored events that a catching-up trigger looks at.
@@ -156,8 +172,11 @@ struct Partition::Impl {
   void TellSettled();
   void CheckpointIfDue();
   void StartCheckpoint(bool base);
+  // Takes the next piece of the schedule table; writes the checkpoint when it is whole and durable.
+  void PumpCheckpoint();
   void WriteCheckpoint(JournalPosition replay_from);
   void TellWhetherRefusing();
+  bool IsQuiet() const;
   // All that is below `end` is at least as old as `at`.
   void NoteSample(WallTime at, Offset end);
   Offset StartForSize(Offset floor) const;
@@ -193,6 +212,42 @@ struct Partition::Impl {
   // What is pending of its fires before `newest` is to be dropped.
   void Supersede(std::string_view name, std::optional<Offset> newest);
   void DropSuperseded();
+  // Appends the event of a fire; nullopt: it is not valid, which was told.
+  std::optional<Offset> AppendFire(std::string_view name, std::string_view bytes, bool tracked);
+  void FireByCommand(std::size_t index, WallTime instant);
+  void RecordSkips(std::size_t index, const FirePlan& fire);
+
+  // --- partition_dynamic.cc: schedules by command or API, delayed events ---
+  void LoadDynamic();
+  void ReplanDynamic();       // every recurring one, in pieces
+  bool DynamicWaits() const;  // there is something to do at once
+  void RunDynamic(std::size_t fires_left);
+  std::size_t FireDynamic(ScheduleTable::Id id, std::size_t fires_max);  // how many fired
+  std::size_t PlanRecurring(ScheduleTable::Id id, std::size_t fires_max, bool paused);
+  void FireOnce(ScheduleTable::Id id);
+  void FireDelayed(ScheduleTable::Id id);
+  std::string DynamicEvent(ScheduleTable::Id id, WallTime nominal) const;
+  void ArmDynamic(ScheduleTable::Id id, std::optional<WallTime> when);
+  void AddDelayed(const PublishedEvent& event, std::string_view bytes, std::int64_t at_us);
+
+  // --- partition_schedule_admin.cc ---
+  absl::Status AddSchedule(const NewSchedule& schedule);
+  absl::Status RoomForSchedules(std::size_t bytes) const;
+  std::optional<std::size_t> ConfiguredSchedule(std::string_view name) const;
+  absl::Status ControlConfigured(std::size_t index, ScheduleAction action);
+  absl::Status ControlDynamic(ScheduleTable::Id id, ScheduleAction action);
+  ScheduleInfo Describe(ScheduleTable::Id id) const;
+  ScheduleInfo DescribeConfigured(std::size_t index) const;
+  absl::StatusOr<BackfillStep> Backfill(const std::string& name, WallTime from, WallTime to,
+                                        std::size_t instants_max, bool dry_run);
+  // `key` makes its id one with what it tells of.
+  void RaiseScheduleEvent(std::string_view name, std::string_view what, std::string_view key,
+                          std::string_view data);
+  void RaiseSkipped(std::string_view name, const SkippedRange& skip);
+  // `delay`: of its fires, by spread and jitter.
+  void RaiseOverdue(const std::string& name, const FirePlan& fire, Duration delay, bool busy);
+  void RaiseFailed(std::string_view name, std::string_view event_id, std::string_view trigger,
+                   const Letter& letter);
 
   // --- partition_dispatch.cc ---
   Runtime* RuntimeOf(TriggerOrdinal ordinal);
@@ -203,6 +258,10 @@ struct Partition::Impl {
   bool ApplyEmitted(const DeliveryRef& delivery, std::vector<std::string>& emitted,
                     std::string* error);
   void RunActions(Runtime& runtime, std::vector<Action>& actions);
+  void ConfirmWhenDurable(std::function<void()> confirmed);
+  void LetterDone(const std::shared_ptr<Confirmation>& confirmation);
+  void WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number, DeadAction action,
+                     const absl::StatusOr<ReadResult>& read);
   void Die(Runtime& runtime, DeadAction action);
   void WriteLetter(Runtime& runtime, const DeadAction& action, const EventRecord* record);
   bool LettersFull() const;
@@ -210,6 +269,10 @@ struct Partition::Impl {
   void ExchangeAndDeliver();
   void DeliverTo(const Fetch& fetch);
   void FetchMissing(Fetch fetch);
+  Grant ResizedGrant(const Fetch& fetch, const Fetch& missing, const std::vector<Refusal>& refusals,
+                     const std::vector<OutgoingDelivery>& out) const;
+  absl::StatusOr<std::string> Transformed(const Transform& transform, std::string_view event) const;
+  void RefuseDeliveries(Runtime& runtime, const Grant& grant, std::vector<Refusal> refusals);
   void DropEndedLeases(Fetch& fetch);
   const PriorAttempts* PriorOf(const TriggerRecord& trigger, std::uint64_t index,
                                PriorAttempts& prior);
@@ -260,6 +323,7 @@ struct Partition::Impl {
 
   // --- partition_routes.cc: routes are counted through the plan and then the overlay ---
   const TriggerSpec& SpecOf(std::size_t route) const;
+  const RouteSpec& RouteOf(std::size_t route) const;
   TriggerNumber NumberOf(std::size_t route) const;
   bool InForce(std::size_t route) const;  // false: its trigger has a newer one, or is gone
   // Those in force that match, into match_routes.
@@ -338,6 +402,7 @@ struct Partition::Impl {
   absl::flat_hash_map<std::uint64_t, std::weak_ptr<WorkerSession>> sessions;
   absl::flat_hash_map<std::uint64_t, std::uint32_t> leased_hops;  // by offset, only above 0
   std::vector<HeldDead> held_dead;
+  std::shared_ptr<Confirmation> confirming;  // of the answers that are being applied
   Audit audit;
   std::size_t fetches = 0;
   std::set<std::uint32_t> catching_up;                        // ordinals in the plan
@@ -352,9 +417,15 @@ struct Partition::Impl {
   std::vector<ScheduleRuntime> schedules;
   absl::flat_hash_map<std::string, std::size_t> schedule_numbers;  // by name, in `schedules`
   std::set<std::pair<WallTime, std::size_t>> schedule_dues;
-  bool schedules_loaded = false;  // once in this life
-  std::set<Offset> superseded;    // fires of which something may be pending
-  Duration wall_offset{};         // wall minus monotonic, to notice that the wall clock was set
+  bool schedules_loaded = false;     // once in this life
+  std::optional<TimingWheel> wheel;  // of the schedule table's ids, once opened
+  std::vector<ScheduleTable::Id> dynamic_due;
+  std::size_t dynamic_due_next = 0;
+  std::optional<ScheduleTable::Id> replan_next;  // of the recurring ones, planned in pieces
+  std::int64_t last_command_us = 0;              // of the fires by command: each has its instant
+  absl::flat_hash_map<std::string, std::uint64_t> overdue_told;  // by schedule: the run's offset
+  std::set<Offset> superseded;  // fires of which something may be pending
+  Duration wall_offset{};       // wall minus monotonic, to notice that the wall clock was set
   std::map<PartitionId, std::uint64_t> forwarding;  // home -> last sequence under way
 
   std::map<LaneId, LaneListener*> listeners;
@@ -389,6 +460,9 @@ struct Partition::Impl {
   std::string unmatched_name;                                  // scratch
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);  // guards callbacks after destruction
 };
+
+// How much later than itself the first fire was due.
+Duration DelayOfFirst(const FirePlan& fire, const Schedule& schedule);
 
 inline std::int64_t Micros(WallTime time) { return time.time_since_epoch().count(); }
 inline WallTime FromMicros(std::int64_t us) { return WallTime(std::chrono::microseconds(us)); }

@@ -14,6 +14,8 @@ namespace tocsin {
 namespace {
 
 constexpr Duration kHousekeepEvery = std::chrono::seconds(1);
+// A partition to which nothing happens: it costs no wake-ups, and moves on all the same.
+constexpr Duration kIdleEvery = std::chrono::seconds(30);
 // When the log is nearly at its size: so often, and at most a fifth of the time.
 constexpr Duration kPressedEvery = std::chrono::milliseconds(200);
 constexpr int kPressedShare = 5;
@@ -55,7 +57,11 @@ void Partition::Impl::CheckpointIfDue() {
   const Duration since = now - last_checkpoint;
   const bool idle = turn.empty() && in_flight.empty() && end >= last_end.value() + behind;
   const bool pressed = ports.journal.log_bytes() >= bytes_max - bytes_max / 10;
-  housekeep_every = pressed ? kPressedEvery : kHousekeepEvery;
+  housekeep_every = pressed ? kPressedEvery : IsQuiet() ? kIdleEvery : kHousekeepEvery;
+  if (housekeep_every == kIdleEvery && samples.size() > 1) {
+    const Duration old = samples.front().first + options.retention_age - wall;
+    housekeep_every = std::clamp(old, kHousekeepEvery, kIdleEvery);
+  }
   if (checkpoint || checkpoint_writing) return;
   // The older one of the two newest bases holds the log: both must move.
   const bool base = pressed && since >= std::max(kPressedEvery, kPressedShare * checkpoint_took) &&
@@ -68,6 +74,18 @@ void Partition::Impl::CheckpointIfDue() {
     }
     StartCheckpoint(base);
   }
+}
+
+// Nothing is to be done that only time brings, but for retention by age.
+bool Partition::Impl::IsQuiet() const {
+  if (bytes_since_checkpoint > 0 || checkpoint || checkpoint_writing || !turn.empty() ||
+      !in_flight.empty() || stalled || resubmitted || refusing || !held_dead.empty() ||
+      !state.letters().empty()) {
+    return false;
+  }
+  return std::all_of(state.triggers().begin(), state.triggers().end(), [](const auto& trigger) {
+    return trigger->forgotten || (trigger->pending() == 0 && !trigger->detached);
+  });
 }
 
 void Partition::Impl::NoteSample(WallTime at, Offset end) {

@@ -23,6 +23,12 @@ const TriggerSpec& Partition::Impl::SpecOf(std::size_t route) const {
   return route < base ? plan->triggers[route] : overlay->triggers[route - base];
 }
 
+const RouteSpec& Partition::Impl::RouteOf(std::size_t route) const {
+  const std::size_t base = plan->triggers.size();
+  return route < base ? plan->table->route(static_cast<std::uint32_t>(route))
+                      : overlay->table->route(static_cast<std::uint32_t>(route - base));
+}
+
 TriggerNumber Partition::Impl::NumberOf(std::size_t route) const {
   const std::size_t base = plan->numbers.size();
   return route < base ? plan->numbers[route] : overlay->numbers[route - base];

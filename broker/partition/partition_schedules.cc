@@ -20,6 +20,7 @@ void Partition::Impl::RecordSchedule(RecordType type, const ScheduleRecord& reco
     (void)state.Apply(RecordView{type, body, 0}, state.end(), turn.append_time_us);
     return;
   }
+  if (Planted(Canary::kSkipUnrecorded) && type == RecordType::kScheduleSkipped) return;
   AddAndApply(type, body);
 }
 
@@ -58,9 +59,17 @@ void Partition::Impl::LoadSchedules() {
   schedule_dues.clear();
   schedule_numbers.clear();
   if (plan == nullptr) return;
+  LoadDynamic();
   for (std::size_t i = 0; i < plan->schedules.size(); ++i) {
     const ScheduleBinding& binding = plan->schedules[i];
     if (PartitionOfLane({binding.name, ""}, options.partitions) != options.id) continue;
+    if (state.dynamic().Find(binding.name)) {
+      Warn("T0340", fmt::format("source '{0}' does not fire: a schedule of that name was added by "
+                                "command or API; remove that one (`tocsin schedule remove {0}`) or "
+                                "rename the source",
+                                binding.name));
+      continue;
+    }
     ScheduleRuntime runtime;
     runtime.binding = i;
     bool changed = false;
@@ -76,6 +85,8 @@ void Partition::Impl::LoadSchedules() {
     if (binding.schedule->overlap() == OverlapPolicy::kCancelPrevious) {
       Supersede(binding.name, state.LastFire(binding.name));
     }
+    const auto known = state.schedules().find(binding.name);
+    runtime.paused = known != state.schedules().end() && known->second.paused;
     schedule_numbers.emplace(binding.name, schedules.size());
     schedules.push_back(runtime);
     // Planned at the first turn, which also finds what was missed.
@@ -87,6 +98,7 @@ void Partition::Impl::LoadSchedules() {
 void Partition::Impl::PlanScheduleAt(std::size_t index, std::optional<WallTime> when) {
   ScheduleRuntime& runtime = schedules[index];
   if (runtime.next.has_value()) schedule_dues.erase({*runtime.next, index});
+  if (runtime.paused) when.reset();
   runtime.next = when;
   if (when.has_value()) schedule_dues.emplace(*when, index);
 }
@@ -94,34 +106,45 @@ void Partition::Impl::PlanScheduleAt(std::size_t index, std::optional<WallTime> 
 bool Partition::Impl::SchedulesRun() const { return !stalled && ports.journal.HasRoomForIngest(); }
 
 void Partition::Impl::RunSchedules() {
-  if (schedules.empty()) static_cast<void>(state.TakeReleasedSchedules());
-  if (schedules.empty() || !SchedulesRun()) return;
+  const ScheduleTable& dynamic = state.dynamic();
+  if (schedules.empty() && dynamic.schedules() + dynamic.delayed() == 0) {
+    static_cast<void>(state.TakeReleasedSchedules());
+    return;
+  }
+  if (!SchedulesRun()) return;
   const Duration offset = wall.time_since_epoch() - now.time_since_epoch();
   if (offset - wall_offset > std::chrono::seconds(1) ||
       wall_offset - offset > std::chrono::seconds(1)) {
     // The wall clock was set: every schedule is planned again.
     wall_offset = offset;
     for (std::size_t i = 0; i < schedules.size(); ++i) PlanScheduleAt(i, wall);
+    ReplanDynamic();
   }
+  std::size_t fires_left = options.fires_max;
   // Runs that are settled let what waits for them go.
   for (const std::string& name : state.TakeReleasedSchedules()) {
     const auto found = schedule_numbers.find(name);
-    if (found == schedule_numbers.end()) continue;
+    if (found == schedule_numbers.end()) {
+      const auto id = dynamic.Find(name);
+      if (id && dynamic.IsRecurring(*id)) dynamic_due.push_back(*id);
+      continue;
+    }
     if (!schedules[found->second].state.waiting.empty()) PlanScheduleAt(found->second, wall);
   }
-  std::size_t fires_left = options.fires_max;
   while (!schedule_dues.empty() && schedule_dues.begin()->first <= wall && fires_left > 0) {
     const std::size_t index = schedule_dues.begin()->second;
     EncodeSettlements();  // so that what was just acked does not count as busy
     fires_left -= std::min(fires_left, FireSchedule(index, fires_left));
   }
+  RunDynamic(fires_left);
 }
 
 std::size_t Partition::Impl::FireSchedule(std::size_t index, std::size_t fires_max) {
   ScheduleRuntime& runtime = schedules[index];
   const ScheduleBinding& binding = plan->schedules[runtime.binding];
-  const FirePlan fire = PlanFires(*binding.schedule, runtime.state, wall,
-                                  state.ScheduleBusy(binding.name), fires_max);
+  const bool busy = state.ScheduleBusy(binding.name);
+  const FirePlan fire =
+      PlanFires(*binding.schedule, runtime.state, wall, busy, fires_max, runtime.paused);
   for (std::size_t i = 0; i < fire.fires.size(); ++i) {
     // The state after every fire is journaled with it, so that no instant fires twice; those
     // still to come in this plan are in the same batch or after it.
@@ -135,6 +158,24 @@ std::size_t Partition::Impl::FireSchedule(std::size_t index, std::size_t fires_m
   if (!fire.fires.empty() && binding.schedule->overlap() == OverlapPolicy::kCancelPrevious) {
     Supersede(binding.name, state.LastFire(binding.name));
   }
+  RecordSkips(index, fire);
+  const std::string encoded = EncodeScheduleState(fire.state);
+  if (fire.fires.empty() && fire.skips.empty() && fire.state.waiting != runtime.state.waiting) {
+    // Noticed and neither fired nor skipped: that it waits must survive.
+    EnsureRoom(512);
+    ScheduleRecord waits;
+    waits.name = binding.name;
+    waits.state = encoded;
+    RecordSchedule(RecordType::kScheduleSet, waits);
+  }
+  RaiseOverdue(binding.name, fire, DelayOfFirst(fire, *binding.schedule), busy);
+  runtime.state = fire.state;
+  PlanScheduleAt(index, fire.next);
+  return fire.fires.size();
+}
+
+void Partition::Impl::RecordSkips(std::size_t index, const FirePlan& fire) {
+  const ScheduleBinding& binding = plan->schedules[schedules[index].binding];
   const std::string encoded = EncodeScheduleState(fire.state);
   for (const SkippedRange& skip : fire.skips) {
     EnsureRoom(512);
@@ -146,59 +187,56 @@ std::size_t Partition::Impl::FireSchedule(std::size_t index, std::size_t fires_m
     skipped.count = skip.count;
     skipped.reason = static_cast<std::uint8_t>(skip.reason);
     RecordSchedule(RecordType::kScheduleSkipped, skipped);
-    if (skip.reason != SkipReason::kPaused) {
-      Warn("", fmt::format("schedule '{}': {} instants from {} to {} did not fire: {}{}",
-                           binding.name, skip.count, FormatRfc3339(skip.first),
-                           FormatRfc3339(skip.last), SkipReasonName(skip.reason),
-                           skip.reason == SkipReason::kOverlap
-                               ? " (the one before is not settled by every trigger yet)"
-                               : ""));
-    }
+    if (skip.reason == SkipReason::kPaused) continue;
+    Warn("", fmt::format("schedule '{}': {} instants from {} to {} did not fire: {}{}",
+                         binding.name, skip.count, FormatRfc3339(skip.first),
+                         FormatRfc3339(skip.last), SkipReasonName(skip.reason),
+                         skip.reason == SkipReason::kOverlap
+                             ? " (the one before is not settled by every trigger yet)"
+                             : ""));
+    RaiseSkipped(binding.name, skip);
   }
-  if (fire.fires.empty() && fire.skips.empty() && fire.state.waiting != runtime.state.waiting) {
-    // Noticed and neither fired nor skipped: that it waits must survive.
-    EnsureRoom(512);
-    ScheduleRecord waits;
-    waits.name = binding.name;
-    waits.state = encoded;
-    RecordSchedule(RecordType::kScheduleSet, waits);
-  }
-  runtime.state = fire.state;
-  PlanScheduleAt(index, fire.next);
-  return fire.fires.size();
 }
 
 void Partition::Impl::FireInstant(const ScheduleBinding& binding, WallTime instant,
                                   const ScheduleState& reached) {
-  const std::string bytes = binding.make_event(instant, wall);
-  EventView view;
-  absl::Status valid = ParseEvent(bytes, view);
-  if (valid.ok()) valid = ValidateEvent(view, bytes.size(), options.event_limits);
-  if (!valid.ok()) {
-    Warn("T0307", fmt::format("schedule '{}' makes an event that is not valid: {}", binding.name,
-                              MessageOf(valid)));
-    return;
-  }
-  EnsureRoom(bytes.size() + 1024);
-  EventRecord record;
-  (void)MatchEvent(view, binding.name, record, nullptr);
-  record.has_lane = true;
-  record.tracked = true;
-  record.from_schedule = true;
-  record.lane_source = binding.name;
-  record.event = bytes;
-  const Offset at = AddEvent(record, view, nullptr, false);
-  turn.ingest = true;
-  if (record.matches.empty()) CountUnmatched(view, at);
-  DropOverBacklog(record);
+  const std::optional<Offset> at =
+      AppendFire(binding.name, binding.make_event(instant, wall), true);
+  if (!at) return;
   ScheduleRecord fired;
   fired.name = binding.name;
   const std::string encoded = EncodeScheduleState(reached);
   fired.state = encoded;
   fired.first_us = fired.last_us = Micros(instant);
   fired.count = 1;
-  fired.offset = at;
+  fired.offset = *at;
   RecordSchedule(RecordType::kScheduleFired, fired);
+}
+
+// Leaves room for the record that says so: both are one batch.
+std::optional<Offset> Partition::Impl::AppendFire(std::string_view name, std::string_view bytes,
+                                                  bool tracked) {
+  EventView view;
+  absl::Status valid = ParseEvent(bytes, view);
+  if (valid.ok()) valid = ValidateEvent(view, bytes.size(), options.event_limits);
+  if (!valid.ok()) {
+    Warn("T0307",
+         fmt::format("schedule '{}' makes an event that is not valid: {}", name, MessageOf(valid)));
+    return std::nullopt;
+  }
+  EnsureRoom(bytes.size() + 1024);
+  EventRecord record;
+  (void)MatchEvent(view, name, record, nullptr);
+  record.has_lane = true;
+  record.tracked = tracked;
+  record.from_schedule = true;
+  record.lane_source = name;
+  record.event = bytes;
+  const Offset at = AddEvent(record, view, nullptr, false);
+  turn.ingest = true;
+  if (record.matches.empty()) CountUnmatched(view, at);
+  DropOverBacklog(record);
+  return at;
 }
 
 void Partition::Impl::Supersede(std::string_view name, std::optional<Offset> newest) {

@@ -178,22 +178,15 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
     case RecordType::kScheduleSkipped: {
       ScheduleRecord schedule;
       TOCSIN_RETURN_IF_ERROR(DecodeSchedule(record.body, schedule));
-      const std::string name(schedule.name);
-      dirty_schedule_buckets_.insert(HashKey(name) & 0xff);
-      if (schedule.state.empty()) {
-        schedules_.erase(name);
-        return absl::OkStatus();
-      }
-      ScheduleRecordState& state = schedules_[name];
-      state.state = std::string(schedule.state);
-      if (record.type == RecordType::kScheduleFired) {
-        ++state.fired;
-        state.last_fire = schedule.offset;
-      } else if (record.type == RecordType::kScheduleSkipped) {
-        state.skipped += schedule.count;
-      }
+      ApplySchedule(record.type, schedule);
       return absl::OkStatus();
     }
+    case RecordType::kDynamicSet:
+    case RecordType::kDynamicFired:
+    case RecordType::kDynamicSkipped:
+    case RecordType::kDelayed:
+    case RecordType::kDelayedFired:
+      return ApplyDynamic(record);
     case RecordType::kOutgoing: {
       OutgoingRecord outgoing;
       TOCSIN_RETURN_IF_ERROR(DecodeOutgoing(record.body, outgoing));

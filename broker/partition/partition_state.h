@@ -30,7 +30,9 @@
 #include "broker/partition/lane.h"
 #include "broker/partition/letter.h"
 #include "broker/partition/records.h"
+#include "broker/partition/schedule_table.h"
 #include "broker/schedule/schedule.h"
+#include "broker/schedule/unfired.h"
 #include "dispatch/settled_set.h"
 
 namespace tocsin {
@@ -126,11 +128,16 @@ struct LaneRecord {
   bool dirty = true;
 };
 
+// Of a schedule of the configuration.
 struct ScheduleRecordState {
   std::string state;  // EncodeScheduleState()
   std::uint64_t fired = 0;
   std::uint64_t skipped = 0;
   std::optional<Offset> last_fire;
+  bool paused = false;                   // by command
+  std::optional<UnfiredRanges> unfired;  // absent: nothing was skipped or backfilled
+
+  UnfiredRanges Unfired() const;
 };
 
 struct OutgoingLane {
@@ -163,6 +170,8 @@ class PartitionState {
   const std::map<std::string, ScheduleRecordState, std::less<>>& schedules() const {
     return schedules_;
   }
+  ScheduleTable& dynamic() { return dynamic_; }
+  const ScheduleTable& dynamic() const { return dynamic_; }
   const std::map<DeliveryId, OpenLetter>& letters() const { return letters_; }
   void SetLetterPosition(const DeliveryId& id, LetterPosition position);
   const std::map<PartitionId, OutgoingLane>& outgoing() const { return outgoing_; }
@@ -195,6 +204,7 @@ class PartitionState {
   std::vector<std::uint64_t> TakeSettledEvents() { return std::exchange(settled_events_, {}); }
 
   // --- checkpoints ---
+  // All but the schedule table, whose snapshot is begun: dynamic().NextPages() takes it in pieces.
   void TakePages(bool every, CheckpointDelta& delta);
   absl::Status LoadPages(const std::vector<CheckpointPage>& pages);
   std::uint64_t checkpoints_taken() const { return checkpoints_taken_; }
@@ -228,6 +238,14 @@ class PartitionState {
   void TakeRoutePages(bool every, CheckpointDelta& delta);  // of what the two above change
   absl::Status LoadPast(std::uint64_t item, std::string_view bytes);
   absl::Status LoadStored(std::string_view bytes);
+  // partition_state_schedules.cc
+  void ApplySchedule(RecordType type, const ScheduleRecord& record);
+  void ApplyDynamicSet(const DynamicSetRecord& record);
+  void ApplyDynamicFired(const DynamicFiredRecord& record);
+  void ApplyDynamicSkipped(const DynamicSkippedRecord& record);
+  absl::Status ApplyDynamic(const RecordView& record);
+  void SaveScheduleNotes(CheckpointDelta& delta);
+  absl::Status LoadScheduleNotes(std::string_view bytes);
   LaneRecord& LaneOf(std::string_view source, std::string_view key);
   void TouchTracked(std::uint64_t offset, SettleKind kind);
   void CloseFire(const TrackedEvent& event);
@@ -245,6 +263,8 @@ class PartitionState {
   std::map<LaneId, std::unique_ptr<LaneRecord>> lanes_;
   std::vector<LaneRecord*> lane_numbers_;
   std::map<std::string, ScheduleRecordState, std::less<>> schedules_;
+  bool schedule_notes_dirty_ = true;
+  ScheduleTable dynamic_;
   std::map<DeliveryId, OpenLetter> letters_;
   std::set<std::uint64_t> dirty_letter_pages_;
   std::map<PartitionId, OutgoingLane> outgoing_;

@@ -300,6 +300,136 @@ absl::Status DecodeSchedule(std::string_view body, ScheduleRecord& record) {
   return fields.ok() ? absl::OkStatus() : Malformed("Schedule");
 }
 
+void EncodeDynamicSet(const DynamicSetRecord& record, std::string& out) {
+  out.push_back(static_cast<char>(record.what));
+  PutBytes(out, record.name);
+  switch (record.what) {
+    case DynamicChange::kDefined:
+      PutTime(out, record.at_us);
+      PutTime(out, record.decided_us);
+      PutVarint(out, (record.paused ? 1u : 0u) | (record.text_data ? 2u : 0u));
+      PutBytes(out, record.rule);
+      PutBytes(out, record.head);
+      out.append(record.data);
+      break;
+    case DynamicChange::kState:
+    case DynamicChange::kResumed:
+      PutTime(out, record.decided_us);
+      PutBytes(out, record.state);
+      break;
+    case DynamicChange::kRemoved:
+    case DynamicChange::kPaused:
+      break;
+  }
+}
+
+absl::Status DecodeDynamicSet(std::string_view body, DynamicSetRecord& record) {
+  if (body.empty() || static_cast<std::uint8_t>(body[0]) > 4) return Malformed("DynamicSet");
+  record.what = static_cast<DynamicChange>(body[0]);
+  Fields fields(body.substr(1));
+  record.name = fields.Text();
+  switch (record.what) {
+    case DynamicChange::kDefined: {
+      record.at_us = fields.Time();
+      record.decided_us = fields.Time();
+      const std::uint64_t flags = fields.U64();
+      record.paused = (flags & 1) != 0;
+      record.text_data = (flags & 2) != 0;
+      record.rule = fields.Text();
+      record.head = fields.Text();
+      record.data = fields.Rest();
+      break;
+    }
+    case DynamicChange::kState:
+    case DynamicChange::kResumed:
+      record.decided_us = fields.Time();
+      record.state = fields.Text();
+      break;
+    case DynamicChange::kRemoved:
+    case DynamicChange::kPaused:
+      break;
+  }
+  return fields.ok() ? absl::OkStatus() : Malformed("DynamicSet");
+}
+
+void EncodeDynamicFired(const DynamicFiredRecord& record, std::string& out) {
+  PutBytes(out, record.name);
+  PutTime(out, record.instant_us);
+  PutVarint(out, record.offset.value());
+  PutVarint(out, (record.once ? 1u : 0u) | (record.backfill ? 2u : 0u));
+  if (record.backfill) PutTime(out, record.first_us);
+  if (record.once) return;
+  PutTime(out, record.decided_us);
+  PutBytes(out, record.state);
+}
+
+absl::Status DecodeDynamicFired(std::string_view body, DynamicFiredRecord& record) {
+  Fields fields(body);
+  record.name = fields.Text();
+  record.instant_us = fields.Time();
+  record.offset = Offset(fields.U64());
+  const std::uint64_t flags = fields.U64();
+  record.once = (flags & 1) != 0;
+  record.backfill = (flags & 2) != 0;
+  record.first_us = record.backfill ? fields.Time() : 0;
+  record.decided_us = record.once ? 0 : fields.Time();
+  record.state = record.once ? std::string_view() : fields.Text();
+  return fields.ok() ? absl::OkStatus() : Malformed("DynamicFired");
+}
+
+void EncodeDynamicSkipped(const DynamicSkippedRecord& record, std::string& out) {
+  PutBytes(out, record.name);
+  PutTime(out, record.first_us);
+  PutTime(out, record.last_us);
+  PutVarint(out, record.count);
+  PutVarint(out, record.reason);
+  PutTime(out, record.decided_us);
+  PutBytes(out, record.state);
+}
+
+absl::Status DecodeDynamicSkipped(std::string_view body, DynamicSkippedRecord& record) {
+  Fields fields(body);
+  record.name = fields.Text();
+  record.first_us = fields.Time();
+  record.last_us = fields.Time();
+  record.count = fields.U64();
+  record.reason = static_cast<std::uint8_t>(fields.U32());
+  record.decided_us = fields.Time();
+  record.state = fields.Text();
+  return fields.ok() ? absl::OkStatus() : Malformed("DynamicSkipped");
+}
+
+void EncodeDelayed(const DelayedRecord& record, std::string& out) {
+  PutVarint(out, record.identity.low);
+  PutVarint(out, record.identity.high);
+  PutTime(out, record.at_us);
+  PutVarint(out, record.hops);
+}
+
+absl::Status DecodeDelayed(std::string_view body, DelayedRecord& record) {
+  Fields fields(body);
+  record.identity.low = fields.U64();
+  record.identity.high = fields.U64();
+  record.at_us = fields.Time();
+  record.hops = fields.U32();
+  record.event = fields.Rest();
+  return fields.ok() ? absl::OkStatus() : Malformed("Delayed");
+}
+
+void EncodeDelayedFired(const DelayedFiredRecord& record, std::string& out) {
+  PutVarint(out, record.identity.low);
+  PutVarint(out, record.identity.high);
+  PutVarint(out, record.offset.value());
+}
+
+absl::Status DecodeDelayedFired(std::string_view body, DelayedFiredRecord& record) {
+  Fields fields(body);
+  record.identity.low = fields.U64();
+  record.identity.high = fields.U64();
+  record.offset = Offset(fields.U64());
+  return fields.ok() ? absl::OkStatus() : Malformed("DelayedFired");
+}
+
 void EncodeOutgoing(const OutgoingRecord& record, std::string& out) {
   PutVarint(out, record.sequence);
   PutVarint(out, record.home.value());

@@ -12,6 +12,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
+#include "broker/base/hash.h"
 #include "broker/base/ids.h"
 #include "dispatch/trigger_queue.h"
 
@@ -160,7 +161,11 @@ struct ReplayRecord {
 void EncodeReplay(const ReplayRecord& record, std::string& out);
 absl::Status DecodeReplay(std::string_view body, ReplayRecord& record);
 
-// ScheduleSet, ScheduleFired, ScheduleSkipped: each carries the state after it.
+// ScheduleSet, ScheduleFired, ScheduleSkipped: each carries the state after it. `reason` is that of
+// a skip; of ScheduleSet what was asked for, of ScheduleFired kScheduleBackfill or 0.
+inline constexpr std::uint8_t kSchedulePause = 1;
+inline constexpr std::uint8_t kScheduleResume = 2;
+inline constexpr std::uint8_t kScheduleBackfill = 3;  // of (first_us .. last_us), which it ends
 struct ScheduleRecord {
   std::string_view name;
   std::string_view state;  // EncodeScheduleState(); empty: the schedule is gone
@@ -172,6 +177,72 @@ struct ScheduleRecord {
 };
 void EncodeSchedule(const ScheduleRecord& record, std::string& out);
 absl::Status DecodeSchedule(std::string_view body, ScheduleRecord& record);
+
+// A schedule that was added by command or API. What is given depends on `what`.
+enum class DynamicChange : std::uint8_t {
+  kDefined = 0,  // all but `state`
+  kRemoved = 1,
+  kPaused = 2,
+  kResumed = 3,
+  kState = 4,  // decided_us, state
+};
+struct DynamicSetRecord {
+  DynamicChange what = DynamicChange::kDefined;
+  std::string_view name;
+  std::int64_t at_us = 0;  // once: when; recurring: the first start
+  std::int64_t decided_us = 0;
+  bool paused = false;
+  bool text_data = false;
+  std::string_view rule;  // EncodeRule(); empty: once
+  std::string_view head;  // of its events: all but id, time and data
+  std::string_view data;
+  std::string_view state;  // EncodeScheduleState(), if it is not a plain one
+};
+void EncodeDynamicSet(const DynamicSetRecord& record, std::string& out);
+absl::Status DecodeDynamicSet(std::string_view body, DynamicSetRecord& record);
+
+// Its event is in the same batch. `decided_us` and `state` as above, of a recurring one.
+struct DynamicFiredRecord {
+  std::string_view name;
+  std::int64_t instant_us = 0;
+  Offset offset;
+  bool once = false;      // and is gone with it
+  bool backfill = false;  // of the stretch from `first_us`, in which nothing else is to fire
+  std::int64_t first_us = 0;
+  std::int64_t decided_us = 0;
+  std::string_view state;
+};
+void EncodeDynamicFired(const DynamicFiredRecord& record, std::string& out);
+absl::Status DecodeDynamicFired(std::string_view body, DynamicFiredRecord& record);
+
+struct DynamicSkippedRecord {
+  std::string_view name;
+  std::int64_t first_us = 0;
+  std::int64_t last_us = 0;
+  std::uint64_t count = 0;
+  std::uint8_t reason = 0;
+  std::int64_t decided_us = 0;
+  std::string_view state;
+};
+void EncodeDynamicSkipped(const DynamicSkippedRecord& record, std::string& out);
+absl::Status DecodeDynamicSkipped(std::string_view body, DynamicSkippedRecord& record);
+
+// An event that was published for later: HashSourceAndId() of it is its name in the table.
+struct DelayedRecord {
+  Hash128 identity;
+  std::int64_t at_us = 0;
+  std::uint32_t hops = 0;
+  std::string_view event;
+};
+void EncodeDelayed(const DelayedRecord& record, std::string& out);  // all but the event
+absl::Status DecodeDelayed(std::string_view body, DelayedRecord& record);
+
+struct DelayedFiredRecord {
+  Hash128 identity;
+  Offset offset;
+};
+void EncodeDelayedFired(const DelayedFiredRecord& record, std::string& out);
+absl::Status DecodeDelayedFired(std::string_view body, DelayedFiredRecord& record);
 
 struct OutgoingRecord {
   std::uint64_t sequence = 0;  // rises by one per home partition

@@ -21,6 +21,7 @@ struct ScheduleBinding {
   std::string name;  // the source's
   std::string was;
   std::shared_ptr<const Schedule> schedule;
+  ScheduleSpec spec;  // what it was made of, to be shown
   // The encoded event of one instant. Pure.
   std::function<std::string(WallTime nominal, WallTime actual)> make_event;
 };

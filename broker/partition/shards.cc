@@ -117,13 +117,23 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     }
     std::optional<Instant> next;
     std::size_t flight = 0;
+    bool refuses = false;
     for (const std::size_t partition : shard.partitions) {
       const std::optional<Instant> due = partitions[partition]->EndTurn();
       if (due && (!next || *due < *next)) next = due;
       flight += partitions[partition]->in_flight_bytes();
       if (partitions[partition]->failed()) failed.store(true, std::memory_order_relaxed);
-      accepting[partition].store(partitions[partition]->accepts_ingest(),
-                                 std::memory_order_relaxed);
+      const bool accepts = partitions[partition]->accepts_ingest();
+      refuses = (accepting[partition].exchange(accepts, std::memory_order_relaxed) && !accepts) ||
+                refuses;
+    }
+    // Idle partitions of other shards may hold the log that is full.
+    if (refuses) {
+      for (const auto& other : shards) {
+        if (other.get() == &shard) continue;
+        const MutexLock lock(other->mutex);
+        Schedule(*other);
+      }
     }
     shard.flight_bytes.store(flight, std::memory_order_relaxed);
     shard.ingest_bytes.fetch_sub(taken, std::memory_order_relaxed);

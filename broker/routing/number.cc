@@ -13,6 +13,9 @@ std::optional<Number> Number::Parse(std::string_view json) {
   const auto [stopped, error] = std::from_chars(json.data(), end, whole);
   if (error == std::errc() && stopped == end) return Of(whole);
   double value = 0;
+  // The same value as the one below, sooner; what is out of range or odd is left to it.
+  const auto [behind, fault] = std::from_chars(json.data(), end, value);
+  if (fault == std::errc() && behind == end && std::isfinite(value)) return Of(value);
   const absl::from_chars_result result = absl::from_chars(json.data(), end, value);
   if (result.ptr != end || !std::isfinite(value)) return std::nullopt;
   if (result.ec == std::errc::result_out_of_range && std::fabs(value) > 1) return std::nullopt;

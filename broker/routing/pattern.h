@@ -73,7 +73,7 @@ enum class PatternOp : std::uint8_t {
   kAnythingBut,  // a value is there for which no child clause holds
 };
 
-// Its text goes up to where the next item's begins.
+// Its text goes up to where the next item's begins, that of the last one to the end.
 struct PatternItem {
   PatternOp op = PatternOp::kAny;
   bool whole = true;        // of kNumber
@@ -147,11 +147,13 @@ class Pattern {
   // Canonical: names in order, no white space, dotted names written out as objects.
   std::string ToJson() const;
 
-  std::span<const PatternItem> items() const { return {block_.data(), count_}; }
+  std::span<const PatternItem> items() const { return {block_.get(), count_}; }
   // `item` is one of items().
   std::string_view TextOf(const PatternItem& item) const {
-    const char* text = reinterpret_cast<const char*>(block_.data() + count_ + 1);
-    return {text + item.text, (&item)[1].text - item.text};
+    const PatternItem* const end = block_.get() + count_;
+    const char* const texts = reinterpret_cast<const char*>(end);
+    const std::uint32_t stop = &item + 1 == end ? text_bytes_ : (&item)[1].text;
+    return {texts + item.text, stop - item.text};
   }
   const Wildcard& WildcardOf(const PatternItem& item) const {
     return extra_->wildcards[static_cast<std::size_t>(item.number)];
@@ -187,12 +189,13 @@ class Pattern {
   void AppendJson(std::string& out, std::uint32_t begin, std::uint32_t end) const;
   void AppendClause(std::string& out, std::uint32_t clause) const;
 
-  // The items, one more whose text is where the texts end, and the texts: a hundred thousand
-  // patterns have one allocation each beside their own.
-  std::vector<PatternItem> block_;
-  std::uint32_t count_ = 0;
-  bool uses_payload_ = false;
+  // The items and behind them the texts: a hundred thousand patterns have one allocation each
+  // beside their own, and every word counts.
+  std::unique_ptr<PatternItem[]> block_;
   std::unique_ptr<Extra> extra_;  // null if there is none
+  std::uint32_t text_bytes_ = 0;
+  std::uint16_t count_ = 0;
+  bool uses_payload_ = false;
 };
 
 // An attribute as clauses see it: integers and Booleans are values of JSON, all others texts.

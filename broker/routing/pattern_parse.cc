@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <optional>
 #include <utility>
 
 #include "broker/base/json_scan.h"
 #include "broker/base/status.h"
 #include "broker/routing/pattern.h"
+#include "broker/routing/pattern_tree.h"
 #include "broker/routing/text_case.h"
 
 namespace tocsin {
@@ -28,45 +28,34 @@ std::string Quoted(std::string_view text) {
   return out;
 }
 
-struct Clause {
-  PatternOp op = PatternOp::kText;
-  std::string text;
-  Number number;
-  std::optional<Wildcard> wildcard;
-  NumberRange range;
-  Cidr cidr;
-  std::vector<Clause> children;  // of kAnythingBut
-};
-
-// The pattern while it is read: dotted names are objects, names are in order.
-struct Object;
-struct Field {
-  std::vector<Clause> clauses;  // empty: an object
-  std::unique_ptr<Object> object;
-};
-struct Object {
-  std::map<std::string, Field, std::less<>> fields;
-  std::vector<std::vector<Object>> choices;
-};
-
 }  // namespace
 
 class PatternParser {
+  using Clause = PatternClause;
+  using Field = PatternField;
+  using Object = PatternObject;
+
  public:
   PatternParser(std::string_view json, PatternFault& fault) : json_(json), fault_(fault) {}
 
   PatternPtr Run(const JsonValue& root) {
     Object object;
     if (!ReadObject(root, 0, object)) return nullptr;
+    if (std::size_t parts = 0; !JoinChoices(object, kPatternItemsMax, parts)) {
+      Fail(root, fmt::format("what stands beside `$or` and in its alternatives goes together; "
+                             "written out that is more than {} parts",
+                             kPatternItemsMax));
+      return nullptr;
+    }
     pattern_ = std::make_shared<Pattern>(Pattern::Private());
     WriteEvent(object);
-    pattern_->count_ = static_cast<std::uint32_t>(items_.size());
-    items_.emplace_back().text = static_cast<std::uint32_t>(text_.size());
-    const std::size_t behind = items_.size();
-    items_.resize(behind + (text_.size() + sizeof(PatternItem) - 1) / sizeof(PatternItem));
-    std::memcpy(static_cast<void*>(items_.data() + behind), text_.data(), text_.size());
-    items_.shrink_to_fit();
-    pattern_->block_ = std::move(items_);
+    const std::size_t texts = (text_.size() + sizeof(PatternItem) - 1) / sizeof(PatternItem);
+    pattern_->count_ = static_cast<std::uint16_t>(items_.size());
+    pattern_->text_bytes_ = static_cast<std::uint32_t>(text_.size());
+    pattern_->block_ = std::make_unique<PatternItem[]>(items_.size() + texts);
+    std::copy(items_.begin(), items_.end(), pattern_->block_.get());
+    std::memcpy(static_cast<void*>(pattern_->block_.get() + items_.size()), text_.data(),
+                text_.size());
     return pattern_;
   }
 
@@ -471,8 +460,9 @@ class PatternParser {
   }
 
   void Close(std::uint32_t index) {
-    // Choices come on top of what is counted, at most one for two parts.
-    static_assert(2 * kPatternItemsMax <= 0xFFFF);
+    // As many as were read may be copied (JoinChoices); choices come on top, at most one for two
+    // parts.
+    static_assert(4 * kPatternItemsMax <= 0xFFFF);
     items_[index].end = static_cast<std::uint16_t>(items_.size());
   }
 

@@ -1,9 +1,8 @@
 #include "broker/routing/payload.h"
 
-#include <simdjson.h>
-
 #include <algorithm>
-#include <cstring>
+#include <optional>
+#include <utility>
 
 #include "absl/container/inlined_vector.h"
 #include "broker/base/check.h"
@@ -15,8 +14,6 @@ namespace tocsin {
 namespace {
 
 constexpr std::uint32_t kNothing = 0xFFFFFFFF;
-// What a reader keeps between events; a larger payload's memory is given back.
-constexpr std::size_t kKeptBytesMax = 256 * 1024;
 
 bool IsEmpty(const PayloadValue& value) {
   return (value.kind == ValueKind::kObject || value.kind == ValueKind::kArray) && value.count == 0;
@@ -27,26 +24,14 @@ bool IsEmpty(const PayloadValue& value) {
 PathId PathTree::Add(PathId parent, std::string_view name) {
   if (const PathId known = Find(parent, name); known != kNoPath) return known;
   const auto path = static_cast<PathId>(nodes_.size());
-  nodes_.emplace_back();
+  Node& added = nodes_.emplace_back();
+  added.name = names_.emplace_back(name);
+  added.next = std::exchange(nodes_[parent].first, path);
+  ++nodes_[parent].children;
   nodes_[parent].lengths |= std::uint64_t{1} << std::min<std::size_t>(name.size(), 63);
-  children_.emplace(Key{parent, names_.emplace_back(name)}, path);
+  children_.emplace(Key{parent, added.name}, path);
   return path;
 }
-
-struct PayloadReader::Parser {
-  simdjson::dom::parser dom;
-  std::unique_ptr<char[]> padded;
-  std::size_t capacity = 0;
-
-  void Reserve(std::size_t bytes) {
-    if (capacity > kKeptBytesMax && bytes <= kKeptBytesMax) *this = Parser();
-    if (bytes <= capacity) return;
-    capacity = std::max<std::size_t>(bytes, 4096);
-    padded = std::make_unique<char[]>(capacity + simdjson::SIMDJSON_PADDING);
-    // One less than the scanner's limit: what this one refuses, that one decides.
-    TOCSIN_CHECK(dom.allocate(capacity, kJsonDepthMax - 1) == simdjson::SUCCESS);
-  }
-};
 
 // Puts the tree together: children before their parents, so the root is the last value.
 class PayloadReader::Builder {
@@ -191,73 +176,131 @@ class PayloadReader::Builder {
 
 namespace {
 
-// Over a tree that simdjson found well-formed.
+// Over tokens: fails where JsonTokens does, and then nothing that was built counts.
 template <typename Builder>
-class DomWalk {
+class TokenWalk {
  public:
-  explicit DomWalk(Builder& builder) : builder_(builder) {}
+  TokenWalk(Builder& builder, JsonTokens& tokens, std::deque<std::string>& unescaped)
+      : builder_(builder), tokens_(tokens), unescaped_(unescaped) {}
 
-  std::uint32_t Value(simdjson::dom::element element, PathId path) {
-    using Type = simdjson::dom::element_type;
-    switch (element.type()) {
-      case Type::OBJECT: {
-        if (!builder_.has_children(path)) return kNothing;
-        const std::size_t mark = builder_.Open();
-        const simdjson::dom::object object = element.get_object().value_unsafe();
-        for (const simdjson::dom::key_value_pair field : object) {
-          builder_.Member(path, field.key, MemberWalk{*this, field.value});
-        }
-        return builder_.CloseObject(path, mark);
-      }
-      case Type::ARRAY: {
-        const std::size_t mark = builder_.Open();
-        const simdjson::dom::array array = element.get_array().value_unsafe();
-        for (const simdjson::dom::element part : array) {
-          builder_.Element(Value(part, path));
-        }
-        return builder_.CloseArray(path, mark);
+  // The whole text; kNothing if it has nothing at any path, or failed().
+  std::uint32_t Document() {
+    const std::uint32_t root = Value(kRootPath);
+    failed_ = failed_ || !tokens_.at_end();
+    return root;
+  }
+
+  bool failed() const { return failed_; }
+
+ private:
+  // One less than the scanner's limit: what is refused here, that one decides.
+  static constexpr std::size_t kDepthMax = kJsonDepthMax - 1;
+
+  struct MemberWalk {
+    TokenWalk& walk;
+    std::uint32_t operator()(PathId path) const { return walk.Value(path); }
+    void Skip() const { walk.Pass(); }
+  };
+
+  std::uint32_t Fail() {
+    failed_ = true;
+    return kNothing;
+  }
+
+  void Pass() { failed_ = failed_ || !tokens_.Skip(kDepthMax - depth_); }
+
+  std::uint32_t Value(PathId path) {
+    switch (tokens_.First()) {
+      case '{':
+        if (!builder_.has_children(path)) break;
+        return Object(path);
+      case '[':
+        return Array(path);
+      case '"': {
+        if (!builder_.wanted(path)) break;
+        std::string_view text;
+        if (!String(text)) return Fail();
+        return builder_.Leaf(path, ValueKind::kText, text, {});
       }
       default:
-        return builder_.wanted(path) ? Scalar(element, path) : kNothing;
+        if (!builder_.wanted(path)) break;
+        return Word(path);
+    }
+    Pass();
+    return kNothing;
+  }
+
+  std::uint32_t Object(PathId path) {
+    if (depth_ == kDepthMax) return Fail();
+    ++depth_;
+    const std::size_t mark = builder_.Open();
+    tokens_.Step();
+    if (!tokens_.Take('}')) {
+      do {
+        std::string_view name;
+        if (tokens_.First() != '"' || !String(name) || !tokens_.Take(':')) return Fail();
+        builder_.Member(path, name, MemberWalk{*this});
+        if (failed_) return kNothing;
+      } while (tokens_.Take(','));
+      if (!tokens_.Take('}')) return Fail();
+    }
+    --depth_;
+    return builder_.CloseObject(path, mark);
+  }
+
+  std::uint32_t Array(PathId path) {
+    if (depth_ == kDepthMax) return Fail();
+    ++depth_;
+    const std::size_t mark = builder_.Open();
+    tokens_.Step();
+    if (!tokens_.Take(']')) {
+      do {
+        builder_.Element(Value(path));
+        if (failed_) return kNothing;
+      } while (tokens_.Take(','));
+      if (!tokens_.Take(']')) return Fail();
+    }
+    --depth_;
+    return builder_.CloseArray(path, mark);
+  }
+
+  std::uint32_t Word(PathId path) {
+    std::string_view word;
+    if (tokens_.at_end() || !tokens_.Word(word)) return Fail();
+    switch (word.front()) {
+      case 't':
+        return builder_.Leaf(path, ValueKind::kTrue, {}, {});
+      case 'f':
+        return builder_.Leaf(path, ValueKind::kFalse, {}, {});
+      case 'n':
+        return builder_.Leaf(path, ValueKind::kNull, {}, {});
+      default: {
+        const std::optional<Number> number = Number::Parse(word);
+        if (!number) return Fail();
+        return builder_.Leaf(path, ValueKind::kNumber, {}, *number);
+      }
     }
   }
 
- private:
-  struct MemberWalk {
-    DomWalk& walk;
-    simdjson::dom::element value;
-
-    std::uint32_t operator()(PathId path) const { return walk.Value(value, path); }
-    void Skip() const {}
-  };
-
-  std::uint32_t Scalar(simdjson::dom::element element, PathId path) {
-    using Type = simdjson::dom::element_type;
-    switch (element.type()) {
-      case Type::STRING:
-        return builder_.Leaf(path, ValueKind::kText, element.get_string().value_unsafe(), {});
-      case Type::INT64:
-        return builder_.Leaf(path, ValueKind::kNumber, {},
-                             Number::Of(element.get_int64().value_unsafe()));
-      case Type::UINT64:
-        return builder_.Leaf(path, ValueKind::kNumber, {},
-                             Number::Of(static_cast<double>(element.get_uint64().value_unsafe())));
-      case Type::DOUBLE:
-        return builder_.Leaf(path, ValueKind::kNumber, {},
-                             Number::Of(element.get_double().value_unsafe()));
-      case Type::BOOL:
-        return builder_.Leaf(
-            path, element.get_bool().value_unsafe() ? ValueKind::kTrue : ValueKind::kFalse, {}, {});
-      default:
-        return builder_.Leaf(path, ValueKind::kNull, {}, {});
+  bool String(std::string_view& text) {
+    bool escaped = false;
+    if (!tokens_.String(text, escaped)) return false;
+    if (escaped) {
+      const std::string_view quoted(text.data() - 1, text.size() + 2);
+      text = unescaped_.emplace_back(JsonString(JsonValue{JsonKind::kString, quoted}));
     }
+    return true;
   }
 
   Builder& builder_;
+  JsonTokens& tokens_;
+  std::deque<std::string>& unescaped_;
+  std::size_t depth_ = 0;
+  bool failed_ = false;
 };
 
-// Over a text that JsonScanner found well-formed: for what simdjson refuses though it is JSON, such
-// as integers of more than 64 bits.
+// Over a text that JsonScanner found well-formed: for what JsonTokens refuses though it is JSON,
+// such as nesting up to the limit.
 template <typename Builder>
 class TextWalk {
  public:
@@ -382,14 +425,6 @@ class TextWalk {
   std::size_t position_ = 0;
 };
 
-// A surrogate written as an escape: simdjson lets a lone low one pass.
-bool MayHaveSurrogate(std::string_view json) {
-  const char* slash = static_cast<const char*>(std::memchr(json.data(), '\\', json.size()));
-  if (slash == nullptr) return false;
-  json.remove_prefix(static_cast<std::size_t>(slash - json.data()));
-  return json.find("\\ud") != std::string_view::npos || json.find("\\uD") != std::string_view::npos;
-}
-
 }  // namespace
 
 PayloadReader::PayloadReader(const PathTree* paths) : paths_(paths) {}
@@ -413,15 +448,19 @@ bool PayloadReader::OccursTwice(PathId path) const {
   });
 }
 
-void PayloadReader::Read() {
+void PayloadReader::Clear() {
   values_.clear();
   edges_.clear();
   pending_.clear();
   leaves_.clear();
   unescaped_.clear();
-  reason_.clear();
   has_root_ = false;
   ambiguous_ = false;
+}
+
+void PayloadReader::Read() {
+  Clear();
+  reason_.clear();
   state_ = State::kRead;
   if (event_->data_kind == DataKind::kNone || event_->data_kind == DataKind::kProto) return;
   const std::string_view type = event_->Text("datacontenttype");
@@ -432,17 +471,12 @@ void PayloadReader::Read() {
 }
 
 void PayloadReader::ReadJson(std::string_view json) {
-  if (!MayHaveSurrogate(json)) {
-    if (parser_ == nullptr) parser_ = std::make_unique<Parser>();
-    parser_->Reserve(json.size());
-    json.copy(parser_->padded.get(), json.size());
-    simdjson::dom::element root;
-    if (parser_->dom.parse(parser_->padded.get(), json.size(), false).get(root) ==
-        simdjson::SUCCESS) {
-      Builder builder(*this);
-      has_root_ = DomWalk<Builder>(builder).Value(root, kRootPath) != kNothing;
-      return;
-    }
+  if (tokens_.Begin(json)) {
+    Builder builder(*this);
+    TokenWalk<Builder> walk(builder, tokens_, unescaped_);
+    has_root_ = walk.Document() != kNothing;
+    if (!walk.failed()) return;
+    Clear();
   }
   JsonValue value;
   const absl::Status status =

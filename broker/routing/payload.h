@@ -20,13 +20,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "broker/base/event.h"
+#include "broker/routing/json_tokens.h"
 #include "broker/routing/number.h"
 
 namespace tocsin {
@@ -59,6 +59,10 @@ class PathTree {
  private:
   struct Node {
     std::uint64_t lengths = 0;  // of the children's names, a bit each; 63 stands for all above
+    std::string_view name;
+    PathId first = kNoPath;  // child
+    PathId next = kNoPath;   // sibling
+    std::uint32_t children = 0;
     bool wanted = false;
   };
   struct Key {
@@ -73,9 +77,17 @@ class PathTree {
   };
 
   PathId Lookup(PathId parent, std::string_view name) const {
+    if (nodes_[parent].children <= kListedMax) {
+      PathId child = nodes_[parent].first;
+      while (child != kNoPath && nodes_[child].name != name) child = nodes_[child].next;
+      return child;
+    }
     const auto found = children_.find(Key{parent, name});
     return found == children_.end() ? kNoPath : found->second;
   }
+
+  // So few names are faster compared than hashed.
+  static constexpr std::uint32_t kListedMax = 8;
 
   std::vector<Node> nodes_;
   absl::flat_hash_map<Key, PathId> children_;
@@ -144,10 +156,10 @@ class PayloadReader {
 
  private:
   enum class State : std::uint8_t { kUnread, kRead, kUnreadable };
-  struct Parser;
   class Builder;
   friend class Builder;
 
+  void Clear();
   void Read();
   void ReadJson(std::string_view json);
 
@@ -162,7 +174,7 @@ class PayloadReader {
   std::vector<std::uint32_t> leaves_;
   std::deque<std::string> unescaped_;
   std::string reason_;
-  std::unique_ptr<Parser> parser_;
+  JsonTokens tokens_;
 };
 
 }  // namespace tocsin

@@ -25,6 +25,7 @@
 #include "broker/routing/filter.h"
 #include "broker/routing/pattern.h"
 #include "broker/routing/payload.h"
+#include "broker/routing/transform.h"
 #include "broker/routing/verdict.h"
 
 namespace tocsin {
@@ -34,6 +35,8 @@ struct RouteSpec {
   std::vector<std::string> sources;      // configured names; empty: any, published events included
   std::shared_ptr<const Filter> filter;  // null: true
   std::shared_ptr<const Pattern> pattern;  // null: true; both must hold
+  // Of what is delivered; null: the event as it is.
+  std::shared_ptr<const Transform> transform = nullptr;
 };
 
 // Working memory of Match(): reused, so that it allocates only while it grows.

@@ -141,6 +141,7 @@ bool Wildcard::EndsWith(const Part& part, std::string_view text) {
 // Behind the first occurrence, or kNowhere.
 std::size_t Wildcard::Find(const Part& part, std::string_view text) {
   if (part.text.empty()) return 0;
+  if (text.empty()) return kNowhere;  // its data() may be null, which memmem() does not take
   if (!part.has_any) {
     const void* found = memmem(text.data(), text.size(), part.text.data(), part.text.size());
     if (found == nullptr) return kNowhere;

@@ -28,12 +28,13 @@ Duration JitterOf(const Schedule& schedule, WallTime instant, WallTime anchor) {
 class Planner {
  public:
   Planner(const Schedule& schedule, const ScheduleState& state, WallTime now, WallTime through,
-          bool busy, std::size_t fires_max)
+          bool busy, bool paused, std::size_t fires_max)
       : schedule_(schedule),
         before_(state),
         now_(now),
         through_(through),
         busy_(busy),
+        paused_(schedule.paused() || paused),
         fires_max_(fires_max) {
     plan_.state = state;
   }
@@ -43,7 +44,7 @@ class Planner {
     const std::optional<WallTime> newest = Last(through_);
     if (newest.has_value()) {
       plan_.state.decided_through = *newest;
-      if (schedule_.paused()) {
+      if (paused_) {
         Skip(before_.decided_through, *newest, SkipReason::kPaused);
       } else {
         PlanDue(*newest);
@@ -51,9 +52,9 @@ class Planner {
     }
     const bool queues = schedule_.overlap() == OverlapPolicy::kQueueOne ||
                         schedule_.overlap() == OverlapPolicy::kQueueAll;
-    if (schedule_.paused() || !queues) {
+    if (paused_ || !queues) {
       // Of a policy that was changed, too.
-      DropWaiting(schedule_.paused() ? SkipReason::kPaused : SkipReason::kOverlap);
+      DropWaiting(paused_ ? SkipReason::kPaused : SkipReason::kOverlap);
     } else {
       Queue();
       return false;
@@ -199,6 +200,7 @@ class Planner {
   const WallTime now_;
   const WallTime through_;
   const bool busy_;
+  const bool paused_;
   const std::size_t fires_max_;
   FirePlan plan_;
 };
@@ -325,7 +327,7 @@ std::string_view SkipReasonName(SkipReason reason) {
 }
 
 FirePlan PlanFires(const Schedule& schedule, const ScheduleState& state, WallTime now, bool busy,
-                   std::size_t fires_max) {
+                   std::size_t fires_max, bool paused) {
   TOCSIN_CHECK(fires_max > 0);
   // All below in nominal time, which the spread shifts as a whole.
   const WallTime nominal_now = now - schedule.spread();
@@ -339,7 +341,7 @@ FirePlan PlanFires(const Schedule& schedule, const ScheduleState& state, WallTim
                 *newest + JitterOf(schedule, *newest, start.anchor) > nominal_now;
     if (held_back) through = *newest - kTick;
   }
-  Planner planner(schedule, start, nominal_now, through, busy, fires_max);
+  Planner planner(schedule, start, nominal_now, through, busy, paused, fires_max);
   const bool cut = planner.Run();
   const bool more_waits = planner.FiredBeforeOthers();
   FirePlan plan = std::move(planner).Take();

@@ -114,6 +114,8 @@ class EverySchedule final : public Schedule {
  public:
   EverySchedule(const ScheduleSpec& spec, microseconds period) : Schedule(spec), period_(period) {}
 
+  bool counts_from_anchor() const override { return true; }
+
  private:
   std::optional<WallTime> Next(WallTime after, WallTime anchor) const override {
     const WallTime next = anchor + ((after - anchor) / period_ + 1) * period_;

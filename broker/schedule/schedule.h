@@ -117,6 +117,8 @@ class Schedule {
   bool has_jitter() const { return jitter_ > std::chrono::microseconds(0); }
   // @reboot: one instant, right after the anchor; StartForBoot() sets that anew.
   virtual bool at_boot() const { return false; }
+  // @every: without its first start it has no instants.
+  virtual bool counts_from_anchor() const { return false; }
 
   OverlapPolicy overlap() const { return overlap_; }
   MissedPolicy missed() const { return missed_; }
@@ -234,8 +236,9 @@ inline constexpr Duration kOnTimeMax = std::chrono::seconds(10);
 //     one fires only if no instant is on time, because that one is newer. Being `busy` holds them
 //     back only under queue_one and queue_all, which never give more than one fire.
 // Instants that wait come first, once not `busy`: call it when a run is settled. While paused
-// everything due, and all that waits, is skipped as kPaused. `fires_max` > 0.
+// everything due, and all that waits, is skipped as kPaused; `paused` says so beside the schedule
+// itself. `fires_max` > 0.
 FirePlan PlanFires(const Schedule& schedule, const ScheduleState& state, WallTime now, bool busy,
-                   std::size_t fires_max);
+                   std::size_t fires_max, bool paused = false);
 
 }  // namespace tocsin

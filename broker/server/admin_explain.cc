@@ -315,6 +315,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
       v1::TriggerVerdict& verdict = *items_.emplace_back().mutable_verdict();
       verdict.set_trigger(name);
       JudgeOne(route, view, verdict);
+      TellTransformed(route, view, verdict);
       Describe(verdict);
     }
     // Those that had it and are not in force any more.
@@ -374,6 +375,19 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
                        ? "this is a later run, for another trigger alone"
                        : "it matches, but the trigger was not in force when the event came: it was "
                          "added, attached again or changed later");
+  }
+
+  // What the function gets instead of the event.
+  void TellTransformed(const PlannedRoute& route, const EventView& view,
+                       v1::TriggerVerdict& out) const {
+    const TransformPtr& transform = route.plan->table->route(route.route).transform;
+    if (!out.matched() || transform == nullptr) return;
+    absl::StatusOr<std::string> made = transform->Apply(view, ports_.event_limits);
+    if (made.ok()) {
+      out.set_receives(*std::move(made));
+    } else {
+      out.set_receives_refused(std::string(MessageOf(made.status())));
+    }
   }
 
   // The trigger's state and what became of its deliveries.

@@ -53,6 +53,8 @@ class AdminHost {
   // Every configured source that is no schedule, one entry per lane.
   virtual void DescribeSources(v1::ListSourcesResponse& response) const = 0;
   virtual void Reload(absl::AnyInvocable<void(ReloadReport)> done) = 0;
+  // Where the supervisor of local functions writes.
+  virtual std::string RunsDir() const = 0;
   // Its lanes begin anew, at once if it is configured. See ForgetLanes().
   using ForgetDone = absl::AnyInvocable<void(absl::StatusOr<v1::ForgetSourceResponse>)>;
   virtual void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) = 0;
@@ -125,6 +127,22 @@ class AdminService final : public v1::Admin::CallbackService {
                                                      const v1::ReplayRequest* request) override;
   grpc::ServerWriteReactor<v1::ExplainItem>* Explain(grpc::CallbackServerContext* context,
                                                      const v1::ExplainRequest* request) override;
+  // admin_more.cc
+  grpc::ServerUnaryReactor* AddSchedules(grpc::CallbackServerContext* context,
+                                         const v1::AddSchedulesRequest* request,
+                                         v1::AddSchedulesResponse* response) override;
+  grpc::ServerUnaryReactor* ControlSchedule(grpc::CallbackServerContext* context,
+                                            const v1::ControlScheduleRequest* request,
+                                            v1::ScheduleStatus* response) override;
+  grpc::ServerWriteReactor<v1::ScheduleStatus>* ListSchedules(
+      grpc::CallbackServerContext* context, const v1::ListSchedulesRequest* request) override;
+  grpc::ServerWriteReactor<v1::BackfillProgress>* BackfillSchedule(
+      grpc::CallbackServerContext* context, const v1::BackfillScheduleRequest* request) override;
+  grpc::ServerUnaryReactor* ListFunctions(grpc::CallbackServerContext* context,
+                                          const v1::ListFunctionsRequest* request,
+                                          v1::ListFunctionsResponse* response) override;
+  grpc::ServerWriteReactor<v1::RunStatus>* ListRuns(grpc::CallbackServerContext* context,
+                                                    const v1::ListRunsRequest* request) override;
 
  private:
   // The reactor of a unary call; null when the call was refused and `*refused` is its reactor.

@@ -158,6 +158,7 @@ absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
     plan->schedules.push_back({.name = source.name,
                                .was = source.was,
                                .schedule = std::move(*schedule),
+                               .spec = timer->schedule,
                                .make_event = [spec = *timer](WallTime nominal, WallTime actual) {
                                  return MakeTimerEvent(spec, nominal, actual);
                                }});

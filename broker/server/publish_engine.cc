@@ -96,6 +96,7 @@ class PublishEngine::Gathering {
         .fetch_add(1, kRelaxed);
     answer_.exceptions.push_back({.index = index,
                                   .duplicate = false,
+                                  .delayed = false,
                                   .first = std::nullopt,
                                   .refusal = std::move(refusal),
                                   .retry_after_ms = retry_after_ms});
@@ -118,12 +119,24 @@ class PublishEngine::Gathering {
         continue;
       }
       const PublishVerdict& verdict = **next++;
-      if (verdict.duplicate) {
+      if (verdict.delayed) {
+        if (verdict.refusal.ok()) {
+          duplicates_ += verdict.duplicate ? 1 : 0;
+          answer_.exceptions.push_back({.index = index,
+                                        .duplicate = verdict.duplicate,
+                                        .delayed = true,
+                                        .first = std::nullopt,
+                                        .refusal = absl::OkStatus(),
+                                        .retry_after_ms = 0});
+          continue;
+        }
+      } else if (verdict.duplicate) {
         ++duplicates_;
         const EventPlace first{partition, verdict.first};
         if (!answer_.places.empty()) answer_.places[index] = first;
         answer_.exceptions.push_back({.index = index,
                                       .duplicate = true,
+                                      .delayed = false,
                                       .first = first,
                                       .refusal = absl::OkStatus(),
                                       .retry_after_ms = 0});

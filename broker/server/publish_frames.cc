@@ -34,6 +34,7 @@ void PutException(std::string& out, const PublishException& exception) {
   if (exception.retry_after_ms > 0) {
     PutField(message, 6, std::uint64_t{exception.retry_after_ms});
   }
+  if (exception.delayed) PutField(message, 7, std::uint64_t{1});
   PutField(out, 4, std::string_view(message));
 }
 

@@ -35,7 +35,8 @@ struct EventPlace {
 struct PublishException {
   std::uint32_t index = 0;
   bool duplicate = false;
-  std::optional<EventPlace> first;  // of a duplicate
+  bool delayed = false;             // accepted for later, or a duplicate of such a one
+  std::optional<EventPlace> first;  // of a duplicate that has a place
   absl::Status refusal;             // OK for a duplicate
   std::uint32_t retry_after_ms = 0;
 };

@@ -40,6 +40,7 @@ struct RunningSource::Impl : std::enable_shared_from_this<RunningSource::Impl> {
   void LaneStopped(const std::string& key);
   void FinishStop();
   void Tell(const std::string& key, const absl::Status& status, bool& told);
+  void TellNote(const std::string& key, const std::string& note);
 
   // Set at construction.
   const SourceConfig source;
@@ -70,6 +71,17 @@ void RunningSource::Impl::Tell(const std::string& key, const absl::Status& statu
   }
 }
 
+// A note that begins with a code of its own, `[T0222] ...`, is logged under that.
+void RunningSource::Impl::TellNote(const std::string& key, const std::string& note) {
+  const std::size_t end = note.find("] ");
+  const bool coded = note.starts_with("[T") && end == 6;
+  ports.log.Limited(fmt::format("note/{}/{}", source.name, key), LogLevel::kWarn,
+                    coded ? note.substr(1, 5) : "T0208",
+                    fmt::format("source `{}`{}: {}", source.name,
+                                key.empty() ? "" : fmt::format(" lane `{}`", key),
+                                coded ? note.substr(8) : note));
+}
+
 void RunningSource::Impl::StartLane(const std::string& key) {
   auto lane = std::make_unique<RunningLane>(LaneId{source.name, key}, source.was, ports.shards,
                                             ports.owner, provider->MakeLane(key));
@@ -77,15 +89,15 @@ void RunningSource::Impl::StartLane(const std::string& key) {
   options.backoff_max = source.backoff_max;
   options.backoff_min = std::min(options.backoff_min, source.backoff_max);
   lane->runner = std::make_unique<SourceRunner>(
-      options,
-      SourceRunner::Ports{.connector = *lane->connector,
-                          .sink = lane->sink,
-                          .executor = ports.owner,
-                          .clock = ports.clock,
-                          .random = ports.random,
-                          .report = [this, key, told = false](const absl::Status& status) mutable {
-                            Tell(key, status, told);
-                          }});
+      options, SourceRunner::Ports{
+                   .connector = *lane->connector,
+                   .sink = lane->sink,
+                   .executor = ports.owner,
+                   .clock = ports.clock,
+                   .random = ports.random,
+                   .report = [this, key, told = false](
+                                 const absl::Status& status) mutable { Tell(key, status, told); },
+                   .note = [this, key](const std::string& note) { TellNote(key, note); }});
   lane->runner->Start();
   MutexLock lock(mutex);
   lanes[key] = std::move(lane);
@@ -228,7 +240,10 @@ void RunningSource::Sample(std::vector<ServerMetrics::SourceSample>& samples) co
                        .undecodable = status.undecodable,
                        .refused = status.refused,
                        .skipped = report.skipped,
-                       .lag = report.lag});
+                       .lag = report.lag,
+                       .held_bytes = report.held_bytes,
+                       .snapshot_tables_left = report.snapshot_tables_left,
+                       .snapshot_rows = report.snapshot_rows});
   }
 }
 

@@ -23,6 +23,7 @@
 #include "broker/config/environment.h"
 #include "broker/config/lint_config.h"
 #include "broker/journal/manifest.h"
+#include "broker/server/admin_runs.h"
 #include "broker/server/grpc_auth.h"
 #include "broker/server/plan_builder.h"
 #include "broker/server/server_impl.h"
@@ -118,6 +119,9 @@ absl::Status Server::Impl::Start() {
   sources->Apply(config.sources);
   local->Apply(config.functions);
   WatchTimeZones();
+  clock_watch = std::make_unique<ClockWatch>(clock, [this] {
+    for (std::uint32_t id = 0; id < shards->partition_count(); ++id) shards->Wake(PartitionId(id));
+  });
   TOCSIN_RETURN_IF_ERROR(WriteEndpoints());
   state.store(ServerState::kServing);
   listener->SetServing(true);
@@ -270,6 +274,7 @@ void Server::Impl::MakeServices(const BrokerConfig& broker) {
                     .dispatcher = dispatcher.get(),
                     .journal = [this] { return journal->Info(); },
                     .sources = [this] { return sources->Samples(); },
+                    .functions = [this] { return ReadUsage(runs_dir); },
                     .version = kServerVersion});
 }
 
@@ -286,11 +291,12 @@ absl::Status Server::Impl::MakeLocalWorkers() {
   }
   SeededRandom random(SystemSeed());
   local_token = fmt::format("{:016x}{:016x}{:016x}", SystemSeed(), random.Next(), SystemSeed());
+  runs_dir = dir + "/runs";
   local = std::make_unique<LocalWorkers>(
       LocalWorkersOptions{.command = options.supervisor,
                           .target = "unix:" + local_socket,
                           .token = local_token,
-                          .runs_dir = dir + "/runs"},
+                          .runs_dir = runs_dir},
       LocalWorkers::Ports{
           .executor = *control,
           .clock = clock,
@@ -410,6 +416,7 @@ absl::Status Server::Impl::Drain(Duration within) {
     local->Stop(kSupervisorEndsWithin);
     listener->Shutdown(kListenerEndsWithin);
   }
+  clock_watch.reset();
   if (http != nullptr) http->Stop();
   if (local != nullptr) local->Stop(kSupervisorEndsWithin);
   if (control != nullptr) control->Stop();

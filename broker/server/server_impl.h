@@ -22,6 +22,7 @@
 #include "broker/partition/shards.h"
 #include "broker/server/admin_service.h"
 #include "broker/server/auth.h"
+#include "broker/server/clock_watch.h"
 #include "broker/server/grpc_listener.h"
 #include "broker/server/http_server.h"
 #include "broker/server/local_workers.h"
@@ -69,6 +70,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   // AdminHost
   void DescribeProcess(v1::StatusResponse& response) const override;
   void DescribeSources(v1::ListSourcesResponse& response) const override;
+  std::string RunsDir() const override { return runs_dir; }
   void Reload(absl::AnyInvocable<void(ReloadReport)> done) override;
   void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) override;
   std::vector<PlannedRoute> Routes() const override;
@@ -143,7 +145,9 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::unique_ptr<HttpServer> http;
   std::string local_socket;  // where the supervisor attaches
   std::string local_token;
+  std::string runs_dir;  // of local functions
   std::unique_ptr<LocalWorkers> local;
+  std::unique_ptr<ClockWatch> clock_watch;
 };
 
 }  // namespace tocsin

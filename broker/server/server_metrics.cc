@@ -43,6 +43,8 @@ void ServerMetrics::Register(const Sources& sources) {
   RegisterPartitions();
   RegisterTriggers();
   RegisterSources(sources.sources);
+  RegisterFunctions(sources.functions);
+  RegisterSchedules();
 }
 
 void ServerMetrics::RegisterSources(const std::function<std::vector<SourceSample>()>& list) {
@@ -76,9 +78,22 @@ void ServerMetrics::RegisterSources(const std::function<std::vector<SourceSample
   add("tocsin_source_skipped",
       "What was passed over: unusable files of the last listing; entries lost outside.",
       Kind::kGauge, number(&SourceSample::skipped));
+  const auto known = [](std::optional<std::uint64_t> SourceSample::*field) {
+    return [field](const SourceSample& source) {
+      return source.*field ? std::optional(static_cast<double>(*(source.*field))) : std::nullopt;
+    };
+  };
   add("tocsin_source_lag", "What the outside has and was not read, where that is known.",
+      Kind::kGauge, known(&SourceSample::lag));
+  add("tocsin_source_held_bytes", "What a database server keeps of its log for the source's slot.",
+      Kind::kGauge, known(&SourceSample::held_bytes));
+  add("tocsin_source_snapshot_tables_left", "Tables of which a snapshot is still to be read.",
+      Kind::kGauge, known(&SourceSample::snapshot_tables_left));
+  add("tocsin_source_snapshot_rows", "Rows of snapshots since the source was connected.",
       Kind::kGauge, [](const SourceSample& source) {
-        return source.lag ? std::optional(static_cast<double>(*source.lag)) : std::nullopt;
+        return source.snapshot_tables_left
+                   ? std::optional(static_cast<double>(source.snapshot_rows))
+                   : std::nullopt;
       });
   registry_.AddCollector("tocsin_source_state", "1 for the state a source is in.", Kind::kGauge,
                          [list] {

@@ -21,6 +21,7 @@
 #include "broker/server/publish_engine.h"
 #include "dispatch/dispatcher.h"
 #include "dispatch/grpc/worker_service.h"
+#include "tocsin/v1/admin.pb.h"
 
 namespace tocsin {
 
@@ -36,6 +37,9 @@ class ServerMetrics {
     std::uint64_t refused = 0;
     std::uint64_t skipped = 0;
     std::optional<std::uint64_t> lag;
+    std::optional<std::uint64_t> held_bytes;
+    std::optional<std::uint64_t> snapshot_tables_left;
+    std::uint64_t snapshot_rows = 0;
   };
   struct Sources {
     PublishCounters* publish = nullptr;
@@ -43,6 +47,7 @@ class ServerMetrics {
     const Dispatcher* dispatcher = nullptr;
     std::function<JournalInfo()> journal;
     std::function<std::vector<SourceSample>()> sources;
+    std::function<std::vector<v1::FunctionStatus>()> functions;  // local ones, what they have used
     std::string version;
   };
 
@@ -67,6 +72,8 @@ class ServerMetrics {
   void RegisterJournal(std::function<JournalInfo()> info);
   void RegisterTriggers();
   void RegisterSources(const std::function<std::vector<SourceSample>()>& list);
+  void RegisterFunctions(const std::function<std::vector<v1::FunctionStatus>()>& list);
+  void RegisterSchedules();
   void RegisterPartitions();
   void AddOne(const std::string& name, const std::string& help, MetricsRegistry::SampleKind kind,
               std::function<double()> value);

@@ -1,27 +1,16 @@
 #include "broker/server/simulation.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "broker/base/check.h"
-#include "broker/base/random.h"
 #include "broker/base/status.h"
-#include "broker/partition/shards.h"
-#include "broker/server/plan_builder.h"
-#include "broker/virtual/memory_journal.h"
-#include "broker/virtual/one_thread_executor.h"
-#include "broker/virtual/virtual_clock.h"
-#include "dispatch/dispatcher.h"
-#include "dispatch/worker_session.h"
+#include "broker/server/virtual_broker.h"
 
 namespace tocsin {
 namespace {
-
-constexpr std::uint32_t kCredit = 1'000'000;
 
 // Acks what it was given when it is told to: not inside the call.
 class AckingWorker final : public WorkerLink {
@@ -47,41 +36,24 @@ class AckingWorker final : public WorkerLink {
   std::vector<HandleRange> held_;
 };
 
-class Simulated final : public PartitionObserver {
+class Simulated {
  public:
   Simulated(const Config& config, const SimulationOptions& options,
             const std::function<bool(const SimulatedFire&)>& on_fire)
-      : config_(config), options_(options), on_fire_(on_fire), clock_(options.from) {}
+      : options_(options), on_fire_(on_fire), broker_(config, {options.from, options.boots}) {}
 
   absl::StatusOr<SimulationResult> Run() {
-    ShardsOptions shards_options;
-    PartitionOptions& partition = shards_options.partition;
-    partition = ToPartitionOptions(config_.broker, config_.broker.partitions, 1);
-    partition.retention_age = std::chrono::hours(24 * 36'500);
-    partition.retention_bytes = UINT64_MAX / 2;
-    partition.checkpoint_bytes = UINT64_MAX / 2;
-    partition.checkpoint_every = std::chrono::hours(24 * 36'500);
-    partition.boot_id = options_.boots ? 1 : 0;
-    shards_ = std::make_unique<Shards>(
-        shards_options, Shards::Ports{journal_, {&executor_}, clock_, {&random_}, *this});
-    dispatcher_ = std::make_unique<Dispatcher>(*shards_, *shards_);
-    shards_->SetDispatcher(*dispatcher_);
-    TOCSIN_ASSIGN_OR_RETURN(const std::shared_ptr<const RoutePlan> plan,
-                            BuildPlan(config_, 1, *dispatcher_));
-    next_.assign(config_.broker.partitions, Offset());
-    Attach();
-    shards_->Open(plan, [](const absl::Status& status) {
-      TOCSIN_CHECK(status.ok(), "a broker in memory: {}", MessageOf(status));
-    });
-    Settle();
-
+    TOCSIN_RETURN_IF_ERROR(broker_.Start(worker_, [this] {
+      return worker_->AckAll(broker_.session(), broker_.clock().Monotonic());
+    }));
     const WallTime end =
         options_.from + std::chrono::floor<std::chrono::microseconds>(options_.span);
     while (!stopped_) {
       const std::optional<WallTime> next = NextInstant();
       if (!next.has_value() || *next > end) break;
-      clock_.Advance(std::max<Duration>(*next - clock_.Wall(), Duration::zero()));
-      Settle();
+      VirtualClock& clock = broker_.clock();
+      clock.Advance(std::max<Duration>(*next - clock.Wall(), Duration::zero()));
+      broker_.Settle();
       Collect();
     }
     result_.skips = Skips();
@@ -89,41 +61,9 @@ class Simulated final : public PartitionObserver {
   }
 
  private:
-  void Warn(PartitionId, std::string_view, const std::string&) override {}
-  void Failed(PartitionId, const absl::Status& status) override {
-    TOCSIN_CHECK(false, "a journal in memory failed: {}", MessageOf(status));
-  }
-
-  void Attach() {
-    worker_ = std::make_shared<AckingWorker>();
-    SessionHello hello;
-    hello.worker = "simulation";
-    for (const FunctionConfig& function : config_.functions) {
-      hello.functions.push_back(function.name);
-    }
-    hello.credit.events = kCredit;
-    session_ = dispatcher_->Attach(hello, worker_, clock_.Monotonic());
-  }
-
-  // Until nothing is due; the clock stands.
-  void Settle() {
-    do {
-      executor_.RunUntilIdle();
-      session_->OnHeartbeat(clock_.Monotonic());
-    } while (worker_->AckAll(*session_, clock_.Monotonic()) || executor_.HasWork());
-  }
-
-  std::vector<PartitionSnapshot> Snapshots() {
-    std::vector<PartitionSnapshot> snapshots;
-    shards_->Snapshots(
-        [&snapshots](std::vector<PartitionSnapshot> taken) { snapshots = std::move(taken); });
-    Settle();
-    return snapshots;
-  }
-
   std::optional<WallTime> NextInstant() {
     std::optional<WallTime> first;
-    for (const PartitionSnapshot& partition : Snapshots()) {
+    for (const PartitionSnapshot& partition : broker_.Snapshots()) {
       for (const ScheduleStatus& schedule : partition.schedules) {
         if (schedule.next && (!first || *schedule.next < *first)) first = schedule.next;
       }
@@ -133,22 +73,12 @@ class Simulated final : public PartitionObserver {
 
   void Collect() {
     std::vector<SimulatedFire> fires;
-    for (std::uint32_t id = 0; id < next_.size(); ++id) {
-      bool more = true;
-      while (more) {
-        more = false;
-        shards_->Post(PartitionId(id), [&](Partition& partition) {
-          partition.ReadEvents(next_[id], 1000, std::size_t{1} << 20,
-                               [&](const absl::StatusOr<EventPage>& page) {
-                                 TOCSIN_CHECK(page.ok(), "{}", MessageOf(page.status()));
-                                 for (const EventRecordInfo& event : page->events) {
-                                   fires.push_back(FireOf(event));
-                                 }
-                                 next_[id] = page->next;
-                                 more = page->next < page->durable_end;
-                               });
-        });
-        Settle();
+    for (const EventRecordInfo& event : broker_.NewEvents()) fires.push_back(FireOf(event));
+    for (const Letter& letter : broker_.NewLetters()) {
+      EventView view;
+      if (!ParseEvent(letter.event, view).ok()) continue;
+      for (SimulatedFire& fire : fires) {
+        if (fire.id == view.id) fire.refused.emplace_back(letter.trigger, letter.message);
       }
     }
     std::stable_sort(fires.begin(), fires.end(), [](const auto& a, const auto& b) {
@@ -181,7 +111,7 @@ class Simulated final : public PartitionObserver {
 
   std::vector<SimulatedSkip> Skips() {
     std::vector<SimulatedSkip> skips;
-    for (const PartitionSnapshot& partition : Snapshots()) {
+    for (const PartitionSnapshot& partition : broker_.Snapshots()) {
       for (const ScheduleStatus& schedule : partition.schedules) {
         if (schedule.skipped > 0) skips.push_back({schedule.name, schedule.skipped});
       }
@@ -191,18 +121,10 @@ class Simulated final : public PartitionObserver {
     return skips;
   }
 
-  const Config& config_;
   const SimulationOptions& options_;
   const std::function<bool(const SimulatedFire&)>& on_fire_;
-  VirtualClock clock_;
-  OneThreadExecutor executor_{clock_};
-  SeededRandom random_{1};
-  MemoryJournal journal_{executor_};
-  std::unique_ptr<Shards> shards_;
-  std::unique_ptr<Dispatcher> dispatcher_;
-  std::shared_ptr<AckingWorker> worker_;
-  std::shared_ptr<WorkerSession> session_;
-  std::vector<Offset> next_;  // by partition: what was not read yet
+  std::shared_ptr<AckingWorker> worker_ = std::make_shared<AckingWorker>();
+  VirtualBroker broker_;
   bool stopped_ = false;
   SimulationResult result_;
 };

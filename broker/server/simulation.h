@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +24,8 @@ struct SimulatedFire {
   WallTime nominal;  // the instant
   WallTime actual;   // with spread and jitter
   std::vector<std::string> triggers;
+  // Those of `triggers` whose functions do not get it, with the reason: a dead letter takes it.
+  std::vector<std::pair<std::string, std::string>> refused;
 };
 
 struct SimulatedSkip {

@@ -11,6 +11,7 @@
 #include "broker/base/status.h"
 #include "broker/base/thread_executor.h"
 #include "broker/schedule/schedule.h"
+#include "connectors/database/postgres/postgres_source.h"
 #include "connectors/file/system_tree.h"
 #include "connectors/kafka/kafka_source.h"
 #include "connectors/redis/redis_source.h"
@@ -57,6 +58,7 @@ struct Checker {
                              .control = std::make_unique<ThreadExecutor>("control", clock)});
   }
   Checked operator()(const ZeromqSpec& spec) const { return CheckZeromq(spec, clock); }
+  Checked operator()(const PostgresSpec& spec) const { return CheckPostgres(spec, clock); }
 };
 
 }  // namespace

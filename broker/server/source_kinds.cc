@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -9,6 +10,7 @@
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/thread_executor.h"
+#include "connectors/database/postgres/postgres_source.h"
 #include "connectors/file/file_connector.h"
 #include "connectors/file/system_tree.h"
 #include "connectors/file/tail_connector.h"
@@ -89,10 +91,20 @@ struct Maker {
   Made operator()(const KafkaSpec& spec) const {
     return MakeKafkaSource(spec, KafkaPorts(source.name, clock, owner));
   }
-  Made operator()(const ZeromqSpec& spec) const {
+  Made operator()(ZeromqSpec spec) const {
+    spec.reconnect_max = std::min(spec.reconnect_max, source.backoff_max);
     TOCSIN_RETURN_IF_ERROR(MakeZeromqConnector(spec, Ports()).status());
     return std::make_unique<OneLane>(
         owner, [spec, self = *this] { return *MakeZeromqConnector(spec, self.Ports()); });
+  }
+  Made operator()(const PostgresSpec& spec) const {
+    const auto make = [spec, self = *this] {
+      return MakePostgresConnector(
+          spec, self.Ports(),
+          std::make_unique<ThreadExecutor>(fmt::format("r-{}", self.source.name), self.clock));
+    };
+    TOCSIN_RETURN_IF_ERROR(make().status());
+    return std::make_unique<OneLane>(owner, [make] { return *make(); });
   }
   Made operator()(const TimerSpec&) const {
     return absl::InternalError("a timer has no connector: the partitions run it");
@@ -109,6 +121,7 @@ std::string_view KindOfSource(const SourceSpec& spec) {
     std::string_view operator()(const KafkaSpec&) const { return "kafka"; }
     std::string_view operator()(const RedisSpec&) const { return "redis"; }
     std::string_view operator()(const ZeromqSpec&) const { return "zeromq"; }
+    std::string_view operator()(const PostgresSpec&) const { return "postgres"; }
   };
   return std::visit(Name(), spec);
 }

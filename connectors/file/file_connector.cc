@@ -11,6 +11,8 @@
 namespace tocsin {
 namespace {
 
+// Reads of changes between two looks at what else is to be done.
+constexpr int kReadAtOnce = 16;
 // Directories listed between two looks at what else is to be done.
 constexpr int kListedAtOnce = 32;
 
@@ -125,6 +127,7 @@ absl::Status FileConnector::ConnectNow(const LaneState& restored) {
   erase_unreadable_ = tracker_.Restore(restored.entries);
   TOCSIN_RETURN_IF_ERROR(CheckRoot(root.identity, restored));
   position_ = EncodeRoot(root.identity);
+  heard_ = Instant();
   StartListing(ports_.clock.Monotonic());
   return absl::OkStatus();
 }
@@ -150,6 +153,7 @@ bool FileConnector::Excluded(const std::string& directory) const {
 void FileConnector::StartListing(Instant now) {
   to_list_.clear();
   fully_watched_ = watch_;
+  disturbed_ = false;
   tracker_.BeginListing();
   unreadable_.clear();
   skipped_in_listing_ = 0;
@@ -204,7 +208,11 @@ absl::Status FileConnector::ListSome(Instant now) {
     to_list_.pop_front();
     TOCSIN_RETURN_IF_ERROR(ListOne(directory, now, true));
   }
-  if (to_list_.empty() && listing_) EndListing(now);
+  if (to_list_.empty() && listing_) {
+    // What was moved meanwhile is heard of first: it is not missing.
+    TOCSIN_RETURN_IF_ERROR(TakeChanges(now));
+    if (to_list_.empty() && heard_ >= now) EndListing(now);
+  }
   if (tracker_.seen_count() + tracker_.candidate_count() > spec_.files_max) {
     return absl::FailedPreconditionError(fmt::format(
         "there are more than {} files in {} (`files_max`): move away what is done, or raise it",
@@ -216,7 +224,10 @@ absl::Status FileConnector::ListSome(Instant now) {
 void FileConnector::EndListing(Instant now) {
   listing_ = false;
   retry_acts_ = !failed_acts_.empty();
-  if (tracker_.EndListing(unreadable_)) {
+  const auto how = disturbed_       ? FileTracker::Listing::kDisturbed
+                   : fully_watched_ ? FileTracker::Listing::kWatched
+                                    : FileTracker::Listing::kUnwatched;
+  if (tracker_.EndListing(how, unreadable_)) {
     next_listing_ = std::min(next_listing_, now + FileTracker::kGoneGrace);
   }
   MutexLock lock(mutex_);
@@ -230,11 +241,13 @@ absl::Status FileConnector::Handle(const TreeChange& change, Instant now) {
       return absl::UnavailableError(fmt::format("{} was removed, moved or unmounted", spec_.path));
     case TreeChangeKind::kOverflow:
       tracker_.ForgetWriters();
+      disturbed_ = true;
       next_listing_ = now;
       return absl::OkStatus();
     case TreeChangeKind::kDirectoryMoved:
       // The watches have the old names.
       ports_.tree.ForgetWatches();
+      disturbed_ = true;
       tracker_.ForgetWriters();
       next_listing_ = now;
       return absl::OkStatus();
@@ -257,9 +270,20 @@ absl::Status FileConnector::Handle(const TreeChange& change, Instant now) {
 }
 
 absl::Status FileConnector::TakeChanges(Instant until) {
-  changes_.clear();
-  ports_.tree.Wait(until, changes_);
-  const Instant now = ports_.clock.Monotonic();
+  for (int reads = 0; reads < kReadAtOnce; ++reads) {
+    changes_.clear();
+    const Instant before = ports_.clock.Monotonic();
+    ports_.tree.Wait(reads == 0 ? until : before, changes_);
+    if (changes_.empty()) {
+      heard_ = std::max(heard_, before);
+      break;
+    }
+    TOCSIN_RETURN_IF_ERROR(HandleAll(ports_.clock.Monotonic()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileConnector::HandleAll(Instant now) {
   for (std::size_t i = 0; i < changes_.size(); ++i) {
     // A writer of small pieces makes many like it in a row.
     const bool repeated = i > 0 && changes_[i].kind == TreeChangeKind::kTouched &&
@@ -281,7 +305,10 @@ void FileConnector::Look(Instant now) {
       tracker_.Decide(*path, after.ok() ? std::optional(*after) : std::nullopt, writer, now);
       continue;
     }
-    const auto gone = tracker_.NextGone(now);
+    // A file that was moved to where nothing is watched yet is found by the listing, and one whose
+    // new name was not heard of yet is heard of.
+    if (listing_ || !to_list_.empty() || disturbed_) return;
+    const auto gone = tracker_.NextGone(std::min(now, heard_));
     if (!gone) return;
     const absl::StatusOr<FileFacts> facts = ports_.tree.Facts(*gone);
     const bool certain = fully_watched_ && (facts.ok() || absl::IsNotFound(facts.status()));
@@ -298,7 +325,7 @@ absl::StatusOr<SourceBatch> FileConnector::PollNow(Instant until) {
     TOCSIN_RETURN_IF_ERROR(ListSome(now));
     Look(now);
     if (tracker_.HasOutput() || !erase_unreadable_.empty()) return TakeBatch();
-    const bool busy = !to_list_.empty();
+    const bool busy = listing_ || !to_list_.empty();
     if (!busy && now >= until) {
       SourceBatch nothing;
       nothing.position.value = position_;

@@ -74,6 +74,7 @@ class FileConnector final : public SourceConnector {
   absl::Status CheckRoot(const FileIdentity& root, const LaneState& restored);
   absl::StatusOr<SourceBatch> PollNow(Instant until);
   absl::Status TakeChanges(Instant until);
+  absl::Status HandleAll(Instant now);  // changes_
   absl::Status Handle(const TreeChange& change, Instant now);
   void StartListing(Instant now);
   absl::Status ListSome(Instant now);
@@ -99,6 +100,8 @@ class FileConnector final : public SourceConnector {
   std::vector<std::string> erase_unreadable_;  // entries that say nothing
   bool watch_ = false;                         // inotify is to be used at all
   bool fully_watched_ = false;
+  bool disturbed_ = false;  // since the last listing began, it may have missed what is there
+  Instant heard_;           // all that had happened before is known
   std::deque<std::string> to_list_;
   bool listing_ = false;              // of the whole tree
   std::set<std::string> unreadable_;  // of this listing

@@ -5,6 +5,21 @@
 namespace tocsin {
 namespace {
 
+// What listings that do not find something say together, until it is gone. A tree whose directories
+// move all the time is not remembered for ever.
+constexpr int kMissedMax = 10;
+int WeightOf(FileTracker::Listing how) {
+  switch (how) {
+    case FileTracker::Listing::kWatched:
+      return 5;
+    case FileTracker::Listing::kUnwatched:
+      return 4;
+    case FileTracker::Listing::kDisturbed:
+      return 1;
+  }
+  return 0;
+}
+
 bool IsBeneath(const std::string& path, const std::string& directory) {
   return directory.empty() || (path.size() > directory.size() && path.starts_with(directory) &&
                                path[directory.size()] == '/');
@@ -54,7 +69,7 @@ void FileTracker::Observe(const std::string& path, const FileFacts& facts,
                           std::optional<TreeChangeKind> what, Instant now) {
   if (Seen* seen = Known(path, facts)) {
     seen->listing = listing_;
-    seen->missed = false;
+    seen->missed = 0;
     if (seen->file.path != path && facts.links == 1) {
       // Renamed. Of a file with several names the first one stays its own.
       const auto named = by_path_.find(seen->file.path);
@@ -94,7 +109,7 @@ void FileTracker::ForgetWriters() {
 
 void FileTracker::BeginListing() { ++listing_; }
 
-bool FileTracker::EndListing(const std::set<std::string>& unreadable) {
+bool FileTracker::EndListing(Listing how, const std::set<std::string>& unreadable) {
   std::vector<FileIdentity> gone;
   bool missing = false;
   for (auto& [identity, seen] : seen_) {
@@ -104,10 +119,11 @@ bool FileTracker::EndListing(const std::set<std::string>& unreadable) {
         std::any_of(unreadable.begin(), unreadable.end(),
                     [&path](const std::string& directory) { return IsBeneath(path, directory); });
     if (unknown) continue;
-    if (seen.missed) {
+    seen.missed += WeightOf(how);
+    if (seen.missed >= kMissedMax) {
       gone.push_back(identity);
     } else {
-      seen.missed = missing = true;
+      missing = true;
     }
   }
   std::sort(gone.begin(), gone.end());
@@ -163,6 +179,9 @@ void FileTracker::Remember(const std::string& path, const FileFacts& facts) {
   const Seen* known = Known(path, facts);
   const FileHappened what = known == nullptr ? FileHappened::kCreated : FileHappened::kModified;
   const bool wanted = known == nullptr ? spec_.on_created : spec_.on_modified;
+  // Under another name it was remembered already.
+  const bool same = known != nullptr && known->file.size == facts.size &&
+                    known->file.modified_ns == facts.modified_ns;
   Seen& seen = seen_[facts.identity];
   const auto named = by_path_.find(seen.file.path);
   if (known == nullptr && named != by_path_.end() && named->second == facts.identity) {
@@ -172,10 +191,10 @@ void FileTracker::Remember(const std::string& path, const FileFacts& facts) {
   seen.file.size = facts.size;
   seen.file.modified_ns = facts.modified_ns;
   seen.listing = listing_;
-  seen.missed = false;
+  seen.missed = 0;
   by_path_[seen.file.path] = facts.identity;
   output_.puts[facts.identity] = seen.file;
-  if (wanted) {
+  if (wanted && !same) {
     output_.occurrences.push_back({what, path, facts.identity, facts.size, facts.modified_ns});
   }
 }

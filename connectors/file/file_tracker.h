@@ -11,8 +11,10 @@
 // * A file that a writer was seen to open is complete only when it was seen to close it, or when
 // the
 //   tree knows that nobody has it open.
-// * What is gone is erased only after it was looked for twice, so that a file that is being renamed
-//   while the tree is listed is not forgotten and found anew.
+// * What is gone is erased only after it was looked for twice, more often if a listing may have
+// missed
+//   what is there: a file that is being renamed while the tree is listed is not forgotten and found
+//   anew.
 //
 // Where a file system does not tell when a file was born, its inode may be another file's by now:
 // if its name, and its size or time differ from what is remembered, it is taken for a new one.
@@ -62,11 +64,17 @@ class FileTracker {
   // Changes were lost: nothing is known of open writers any more.
   void ForgetWriters();
 
+  // How much it says that a listing did not find something.
+  enum class Listing : std::uint8_t {
+    kWatched,    // what was moved meanwhile was Observe()d: twice is enough
+    kUnwatched,  // nothing tells of moves: three times
+    kDisturbed,  // directories were moved, or changes were lost: only many times
+  };
   // A whole listing: everything found is Observe()d between the two. `unreadable` are directories
-  // that could not be listed: what is beneath them is not gone. True: something is missing that was
-  // not missed before, list again after kGoneGrace.
+  // that could not be listed: what is beneath them is not gone. True: something is missing and not
+  // erased yet, list again after kGoneGrace.
   void BeginListing();
-  [[nodiscard]] bool EndListing(const std::set<std::string>& unreadable);
+  [[nodiscard]] bool EndListing(Listing how, const std::set<std::string>& unreadable);
 
   // --- what to look at ---
   // When a candidate or something gone is due; nullopt: nothing is.
@@ -99,7 +107,7 @@ class FileTracker {
   struct Seen {
     SeenFile file;
     std::uint32_t listing = 0;  // in which it was found last
-    bool missed = false;        // by the listing before
+    int missed = 0;             // by the last listings in a row, weighed
   };
   struct Candidate {
     FileFacts facts;

@@ -4,8 +4,6 @@
 #include <fmt/ranges.h>
 #include <re2/re2.h>
 
-#include <array>
-#include <charconv>
 #include <chrono>
 #include <utility>
 
@@ -17,58 +15,9 @@ namespace {
 constexpr int kAskMs = 4000;
 constexpr Duration kRemembered = std::chrono::milliseconds(500);
 
-KafkaList OneOf(const KafkaPartition& partition, std::int64_t offset) {
-  KafkaList list(rd_kafka_topic_partition_list_new(1));
-  rd_kafka_topic_partition_list_add(list.get(), partition.topic.c_str(), partition.partition)
-      ->offset = offset;
-  return list;
-}
-
 bool IsPattern(const std::string& topic) { return topic.starts_with('^'); }
 
-std::set<KafkaPartition> ToSet(const rd_kafka_topic_partition_list_t* list) {
-  std::set<KafkaPartition> out;
-  for (int i = 0; i < list->cnt; ++i) out.insert({list->elems[i].topic, list->elems[i].partition});
-  return out;
-}
-
 }  // namespace
-
-std::string KafkaPartition::Key() const { return fmt::format("{}/{}", topic, partition); }
-
-std::optional<KafkaPartition> KafkaPartition::FromKey(std::string_view key) {
-  const std::size_t slash = key.rfind('/');
-  if (slash == std::string_view::npos || slash == 0) return std::nullopt;
-  KafkaPartition out;
-  out.topic = std::string(key.substr(0, slash));
-  const char* end = key.data() + key.size();
-  const auto [at, error] = std::from_chars(key.data() + slash + 1, end, out.partition);
-  if (error != std::errc() || at != end || out.partition < 0) return std::nullopt;
-  return out;
-}
-
-absl::Status KafkaStatus(rd_kafka_resp_err_t error, std::string_view about) {
-  const std::string text = fmt::format("{}: {}", about, rd_kafka_err2str(error));
-  switch (error) {
-    case RD_KAFKA_RESP_ERR_NO_ERROR:
-      return absl::OkStatus();
-    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-      return absl::NotFoundError(text);
-    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-    case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
-    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
-    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
-    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-      return absl::PermissionDeniedError(text);
-    case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-    case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
-      return absl::FailedPreconditionError(text);
-    default:
-      return absl::UnavailableError(text);
-  }
-}
 
 absl::StatusOr<std::shared_ptr<KafkaClient>> KafkaClient::Make(const KafkaSpec& spec,
                                                                const Ports& ports) {
@@ -78,69 +27,20 @@ absl::StatusOr<std::shared_ptr<KafkaClient>> KafkaClient::Make(const KafkaSpec& 
 }
 
 absl::Status KafkaClient::Open() {
-  std::unique_ptr<rd_kafka_conf_t, decltype(&rd_kafka_conf_destroy)> conf(rd_kafka_conf_new(),
-                                                                          rd_kafka_conf_destroy);
-  absl::Status status;
-  const auto set = [&](const std::string& name, const std::string& value) {
-    std::array<char, 256> said{};
-    if (rd_kafka_conf_set(conf.get(), name.c_str(), value.c_str(), said.data(), said.size()) !=
-            RD_KAFKA_CONF_OK &&
-        status.ok()) {
-      // The value may be a secret; the library's text holds it.
-      status = absl::InvalidArgumentError(
-          fmt::format("librdkafka refuses the setting `{}` or its value", name));
-    }
-  };
-  const auto discover =
-      std::chrono::duration_cast<std::chrono::milliseconds>(spec_.discover).count();
-  set("bootstrap.servers", fmt::format("{}", fmt::join(spec_.brokers, ",")));
-  set("client.id", "tocsin");
-  set("topic.metadata.refresh.interval.ms", std::to_string(discover));
-  set("allow.auto.create.topics", "false");
-  set("enable.auto.commit", "false");
-  set("enable.auto.offset.store", "false");
-  set("enable.partition.eof", "true");
-  set("isolation.level", spec_.read_uncommitted ? "read_uncommitted" : "read_committed");
-  set("auto.offset.reset", "error");
-  set("reconnect.backoff.max.ms", "2000");
-  // Of each partition: what waits when the broker is full.
-  set("queued.max.messages.kbytes", "16384");
-  set("security.protocol", spec_.sasl_mechanism.empty() ? (spec_.tls ? "ssl" : "plaintext")
-                           : spec_.tls                  ? "sasl_ssl"
-                                                        : "sasl_plaintext");
-  if (!spec_.sasl_mechanism.empty()) {
-    set("sasl.mechanisms", spec_.sasl_mechanism);
-    set("sasl.username", spec_.sasl_user);
-    set("sasl.password", spec_.sasl_password);
-  }
-  if (!spec_.tls_ca.empty()) set("ssl.ca.location", spec_.tls_ca);
-  if (!spec_.tls_cert.empty()) set("ssl.certificate.location", spec_.tls_cert);
-  if (!spec_.tls_key.empty()) set("ssl.key.location", spec_.tls_key);
-  if (!spec_.tls_key_password.empty()) set("ssl.key.password", spec_.tls_key_password);
-  if (spec_.tls && !spec_.tls_verify) set("enable.ssl.certificate.verification", "false");
-  if (grouped()) {
-    set("group.id", spec_.group);
-    set("partition.assignment.strategy", "cooperative-sticky");
-    rd_kafka_conf_set_rebalance_cb(
-        conf.get(),
-        [](rd_kafka_t*, rd_kafka_resp_err_t error, rd_kafka_topic_partition_list_t* list,
-           void* opaque) { static_cast<KafkaClient*>(opaque)->OnRebalance(error, list); });
-  }
-  for (const auto& [name, value] : spec_.settings) set(name, value);
-  TOCSIN_RETURN_IF_ERROR(status);
+  TOCSIN_ASSIGN_OR_RETURN(KafkaConf conf, MakeKafkaConf(spec_));
   rd_kafka_conf_set_opaque(conf.get(), this);
-  // What it would log comes as errors, too.
-  rd_kafka_conf_set_log_cb(conf.get(), [](const rd_kafka_t*, int, const char*, const char*) {});
-  rd_kafka_conf_set_error_cb(
-      conf.get(), [](rd_kafka_t*, int error, const char* reason, void* opaque) {
-        static_cast<KafkaClient*>(opaque)->OnError(static_cast<rd_kafka_resp_err_t>(error), reason);
-      });
-  std::array<char, 512> said{};
-  handle_.reset(rd_kafka_new(RD_KAFKA_CONSUMER, conf.get(), said.data(), said.size()));
-  if (handle_ == nullptr)
-    return absl::InvalidArgumentError(fmt::format("librdkafka: {}", said.data()));
-  (void)conf.release();  // it belongs to the handle now
-  if (grouped()) rd_kafka_poll_set_consumer(handle_.get());
+  rd_kafka_conf_set_error_cb(conf.get(),
+                             [](rd_kafka_t*, int error, const char* reason, void* opaque) {
+                               static_cast<KafkaClient*>(opaque)->OnError(
+                                   static_cast<rd_kafka_resp_err_t>(error), reason, true);
+                             });
+  TOCSIN_ASSIGN_OR_RETURN(handle_, MakeKafkaConsumer(std::move(conf)));
+  if (spec_.group.empty()) return absl::OkStatus();
+  TOCSIN_ASSIGN_OR_RETURN(
+      group_, KafkaGroup::Make(spec_, {ports_.clock, ports_.lanes,
+                                       [this](rd_kafka_resp_err_t error, const char* reason) {
+                                         OnError(error, reason, false);
+                                       }}));
   return absl::OkStatus();
 }
 
@@ -156,12 +56,12 @@ rd_kafka_topic_t* KafkaClient::TopicOf(const std::string& topic) {
   return held.get();
 }
 
-void KafkaClient::OnError(rd_kafka_resp_err_t error, const char* reason) {
+void KafkaClient::OnError(rd_kafka_resp_err_t error, const char* reason, bool reading) {
   // Of one topic or partition: told where it is read.
   if (error == RD_KAFKA_RESP_ERR__PARTITION_EOF) return;
   MutexLock lock(mutex_);
   const bool down = error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
-  if (down) ++outages_;
+  if (down && reading) ++outages_;
   // What came before it says why.
   if (down && !problem_.ok()) return;
   absl::Status status = KafkaStatus(error, fmt::format("{}", fmt::join(spec_.brokers, ", ")));
@@ -279,7 +179,7 @@ absl::StatusOr<std::int64_t> KafkaClient::AskOffsetAt(const KafkaPartition& part
   TOCSIN_RETURN_IF_ERROR(Usable());
   const auto ms =
       std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-  const KafkaList list = OneOf(partition, ms);
+  const KafkaList list = ListOf(partition, ms);
   rd_kafka_resp_err_t error = rd_kafka_offsets_for_times(handle_.get(), list.get(), kAskMs);
   if (error == RD_KAFKA_RESP_ERR_NO_ERROR) error = list->elems[0].err;
   if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -292,121 +192,14 @@ absl::StatusOr<std::int64_t> KafkaClient::AskOffsetAt(const KafkaPartition& part
 
 absl::StatusOr<std::optional<std::int64_t>> KafkaClient::AskCommitted(
     const KafkaPartition& partition) {
+  if (group_ == nullptr) return std::nullopt;
   TOCSIN_RETURN_IF_ERROR(Usable());
-  const KafkaList list = OneOf(partition, RD_KAFKA_OFFSET_INVALID);
-  rd_kafka_resp_err_t error = rd_kafka_committed(handle_.get(), list.get(), kAskMs);
-  if (error == RD_KAFKA_RESP_ERR_NO_ERROR) error = list->elems[0].err;
-  using Result = std::optional<std::int64_t>;
-  if (error != RD_KAFKA_RESP_ERR_NO_ERROR) {
-    return Remembered<Result>(KafkaStatus(error, partition.Key()));
-  }
-  return list->elems[0].offset < 0 ? Result() : Result(list->elems[0].offset);
-}
-
-absl::Status KafkaClient::AskSeek(const KafkaPartition& partition, std::int64_t offset) {
-  const KafkaList list = OneOf(partition, offset);
-  rd_kafka_error_t* failed = rd_kafka_seek_partitions(handle_.get(), list.get(), kAskMs);
-  rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
-  if (failed != nullptr) {
-    error = rd_kafka_error_code(failed);
-    rd_kafka_error_destroy(failed);
-  } else {
-    error = list->elems[0].err;
-  }
-  return KafkaStatus(error, fmt::format("{}: seeking {}", partition.Key(), offset));
-}
-
-absl::Status KafkaClient::AskCommit(const KafkaPartition& partition, std::int64_t next) {
-  const KafkaList list = OneOf(partition, next);
-  const rd_kafka_resp_err_t error = rd_kafka_commit(handle_.get(), list.get(), 0);
-  return KafkaStatus(error, fmt::format("{}: committing {}", partition.Key(), next));
-}
-
-absl::Status KafkaClient::Join(OnAssigned on_assigned) {
-  on_assigned_ = std::move(on_assigned);
-  const KafkaList list(rd_kafka_topic_partition_list_new(static_cast<int>(spec_.topics.size())));
-  for (const std::string& topic : spec_.topics) {
-    rd_kafka_topic_partition_list_add(list.get(), topic.c_str(), RD_KAFKA_PARTITION_UA);
-  }
-  return KafkaStatus(rd_kafka_subscribe(handle_.get(), list.get()), spec_.group);
+  return Remembered(group_->AskCommitted(partition));
 }
 
 void KafkaClient::Serve() {
-  if (!grouped()) {
-    rd_kafka_poll(handle_.get(), 0);
-    return;
-  }
-  while (const KafkaMessage message{rd_kafka_consumer_poll(handle_.get(), 0)}) {
-    if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
-      OnError(message->err, rd_kafka_message_errstr(message.get()));
-    }
-  }
-}
-
-// Called by Serve() or Leave().
-void KafkaClient::OnRebalance(rd_kafka_resp_err_t error,
-                              const rd_kafka_topic_partition_list_t* list) {
-  const std::set<KafkaPartition> changed = ToSet(list);
-  if (error == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
-    // From the end, until its lane has found where it begins.
-    const KafkaList assigned(rd_kafka_topic_partition_list_copy(list));
-    for (int i = 0; i < assigned->cnt; ++i) assigned->elems[i].offset = RD_KAFKA_OFFSET_END;
-    rd_kafka_error_t* failed = rd_kafka_incremental_assign(handle_.get(), assigned.get());
-    if (failed != nullptr) {
-      OnError(rd_kafka_error_code(failed), rd_kafka_error_string(failed));
-      rd_kafka_error_destroy(failed);
-    }
-    for (const KafkaPartition& partition : changed) {
-      // Apart from the others from the first record on.
-      const KafkaQueue queue(rd_kafka_queue_get_partition(handle_.get(), partition.topic.c_str(),
-                                                          partition.partition));
-      if (queue != nullptr) rd_kafka_queue_forward(queue.get(), nullptr);
-      assigned_.insert(partition);
-    }
-    if (!leaving_ && on_assigned_) on_assigned_(assigned_);
-    return;
-  }
-  for (const KafkaPartition& partition : changed) {
-    assigned_.erase(partition);
-    revoking_.insert(partition);
-  }
-  if (leaving_) {
-    // Every lane is gone already.
-    released_ = revoking_;
-  } else if (on_assigned_) {
-    on_assigned_(assigned_);
-  }
-  FinishRevoke();
-}
-
-void KafkaClient::Released(const KafkaPartition& partition) {
-  if (!revoking_.contains(partition)) return;
-  released_.insert(partition);
-  FinishRevoke();
-}
-
-void KafkaClient::FinishRevoke() {
-  if (released_.size() < revoking_.size()) return;
-  const KafkaList list(rd_kafka_topic_partition_list_new(static_cast<int>(revoking_.size())));
-  for (const KafkaPartition& partition : revoking_) {
-    rd_kafka_topic_partition_list_add(list.get(), partition.topic.c_str(), partition.partition);
-  }
-  revoking_.clear();
-  released_.clear();
-  rd_kafka_error_t* failed = rd_kafka_incremental_unassign(handle_.get(), list.get());
-  if (failed == nullptr) return;
-  OnError(rd_kafka_error_code(failed), rd_kafka_error_string(failed));
-  rd_kafka_error_destroy(failed);
-}
-
-void KafkaClient::Leave() {
-  leaving_ = true;
-  on_assigned_ = nullptr;
-  if (!revoking_.empty()) {
-    released_ = revoking_;
-    FinishRevoke();
-  }
-  if (grouped()) rd_kafka_consumer_close(handle_.get());
+  rd_kafka_poll(handle_.get(), 0);
+  if (group_ != nullptr) group_->Serve();
 }
 
 }  // namespace tocsin

@@ -1,17 +1,15 @@
-// KafkaClient: one librdkafka client for all lanes of a source, and the thread on which it may be
-// asked what takes time.
+// KafkaClient: what reads for all lanes of a source, and the thread on which it may be asked what
+// takes time.
 //
-// Without a group each lane reads its partition by itself (the library's simple interface): nobody
-// moves it, and its queue is its own, so a lane that is not polled is not fetched for. With a group
-// the library assigns partitions, cooperatively; `OnAssigned` tells which there are.
+// Each lane reads its partition by itself (the library's simple interface): its queue is its own,
+// so a lane that is not polled is not fetched for, and it begins at exactly the offset that it
+// names. With a group, a second handle of the library is a member of it and says which partitions
+// are ours.
 //
-// Threading: the connection's callbacks come from the library's threads and are posted to `lanes`.
-// Calls named Ask... block for some seconds at most: on `control` only. Others do not wait for the
-// network.
+// Threading: the library's callbacks run on `lanes`. Calls named Ask... block for some seconds at
+// most: on `control` only. Others do not wait for the network.
 
 #pragma once
-
-#include <librdkafka/rdkafka.h>
 
 #include <cstdint>
 #include <map>
@@ -21,49 +19,21 @@
 #include <string>
 #include <vector>
 
-#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "broker/base/clock.h"
 #include "broker/base/executor.h"
 #include "broker/base/mutex.h"
+#include "connectors/kafka/kafka_group.h"
+#include "connectors/kafka/kafka_handle.h"
 #include "connectors/kafka/kafka_spec.h"
 
 namespace tocsin {
-
-struct KafkaFree {
-  void operator()(rd_kafka_t* handle) const { rd_kafka_destroy(handle); }
-  void operator()(rd_kafka_topic_t* topic) const { rd_kafka_topic_destroy(topic); }
-  void operator()(rd_kafka_queue_t* queue) const { rd_kafka_queue_destroy(queue); }
-  void operator()(rd_kafka_message_t* message) const { rd_kafka_message_destroy(message); }
-  void operator()(rd_kafka_topic_partition_list_t* list) const {
-    rd_kafka_topic_partition_list_destroy(list);
-  }
-};
-using KafkaQueue = std::unique_ptr<rd_kafka_queue_t, KafkaFree>;
-using KafkaMessage = std::unique_ptr<rd_kafka_message_t, KafkaFree>;
-using KafkaList = std::unique_ptr<rd_kafka_topic_partition_list_t, KafkaFree>;
-
-struct KafkaPartition {
-  std::string topic;
-  std::int32_t partition = 0;
-  friend auto operator<=>(const KafkaPartition&, const KafkaPartition&) = default;
-
-  std::string Key() const;  // `topic/partition`
-  static std::optional<KafkaPartition> FromKey(std::string_view key);
-};
 
 // The offsets that a partition holds: from the oldest to behind the newest.
 struct KafkaBounds {
   std::int64_t low = 0, high = 0;
 };
-
-// The Status of an error of the library:
-//   kNotFound            unknown topic or partition
-//   kPermissionDenied    not authorized, not authenticated
-//   kFailedPrecondition  an offset that is not there
-//   kUnavailable         the rest
-absl::Status KafkaStatus(rd_kafka_resp_err_t error, std::string_view about);
 
 class KafkaClient {
  public:
@@ -82,7 +52,7 @@ class KafkaClient {
   const KafkaSpec& spec() const { return spec_; }
   const Ports& ports() const { return ports_; }
   rd_kafka_t* handle() { return handle_.get(); }
-  bool grouped() const { return !spec_.group.empty(); }
+  KafkaGroup* group() { return group_.get(); }  // null: alone
   rd_kafka_topic_t* TopicOf(const std::string& topic);
 
   // --- on `control` ---
@@ -92,22 +62,15 @@ class KafkaClient {
   absl::StatusOr<KafkaBounds> AskBounds(const KafkaPartition& partition);
   // The first offset at or behind a time; the end if there is none.
   absl::StatusOr<std::int64_t> AskOffsetAt(const KafkaPartition& partition, WallTime time);
+  // What the group committed; nullopt: nothing, or there is no group.
   absl::StatusOr<std::optional<std::int64_t>> AskCommitted(const KafkaPartition& partition);
-  absl::Status AskSeek(const KafkaPartition& partition, std::int64_t offset);
-  absl::Status AskCommit(const KafkaPartition& partition, std::int64_t next);
 
-  // --- with a group, on `lanes` ---
-  // The partitions that are ours now, after every change. One that was taken away is read no more
-  // when Released() was called for it, which completes the change.
-  using OnAssigned = absl::AnyInvocable<void(const std::set<KafkaPartition>&)>;
-  absl::Status Join(OnAssigned on_assigned);
-  void Serve();  // often enough: the library's callbacks
-  void Released(const KafkaPartition& partition);
-  void Leave();
+  // On `lanes`, often enough: the library's callbacks.
+  void Serve();
 
   // OK while a broker is reachable, as far as the library told.
   absl::Status problem() const;
-  // Problem or not: counts the times that all brokers went away.
+  // Problem or not: counts the times that all brokers went away from what reads.
   std::uint64_t outages() const;
 
  private:
@@ -116,24 +79,17 @@ class KafkaClient {
   absl::Status Usable();
   template <typename Result>
   absl::StatusOr<Result> Remembered(absl::StatusOr<Result> result);
-  void OnError(rd_kafka_resp_err_t error, const char* reason);
-  void OnRebalance(rd_kafka_resp_err_t error, const rd_kafka_topic_partition_list_t* list);
-  void FinishRevoke();
+  void OnError(rd_kafka_resp_err_t error, const char* reason, bool reading);
 
   const KafkaSpec spec_;
   const Ports ports_;
-  std::unique_ptr<rd_kafka_t, KafkaFree> handle_;
+  KafkaHandle handle_;
+  std::shared_ptr<KafkaGroup> group_;
 
   // Of `control`.
   std::string cluster_id_;
   absl::Status last_failure_;  // so that a hundred lanes do not wait one after the other
   Instant failed_at_;
-
-  // Of `lanes`.
-  OnAssigned on_assigned_;
-  std::set<KafkaPartition> assigned_;
-  std::set<KafkaPartition> revoking_, released_;
-  bool leaving_ = false;
 
   mutable Mutex mutex_;
   std::map<std::string, std::unique_ptr<rd_kafka_topic_t, KafkaFree>> topics_

@@ -15,6 +15,9 @@
 namespace tocsin {
 namespace {
 
+// An entry of the lane: it was found to be of another topic than the one that was read.
+constexpr const char* kAnewKey = "anew";
+
 using Pair = std::pair<std::string_view, std::string_view>;
 
 std::optional<std::string_view> View(const void* data, std::size_t size) {
@@ -32,6 +35,13 @@ struct KafkaLane::Impl : std::enable_shared_from_this<KafkaLane::Impl> {
         mapper(std::move(mapper_in)),
         owner(owner_in) {}
 
+  // A record as it was read.
+  struct Known {
+    std::int64_t offset = -1;  // -1: none
+    std::uint64_t fingerprint = 0;
+    std::int64_t newest = -1;  // milliseconds: of all records read up to it
+  };
+
   // What the look at the start found.
   struct Begin {
     KafkaPosition position;
@@ -39,6 +49,12 @@ struct KafkaLane::Impl : std::enable_shared_from_this<KafkaLane::Impl> {
     bool announce = false;  // the position is to be durable before the first event
     std::uint64_t skipped = 0;
     std::string note;
+  };
+
+  // What is told of the partition while it is read.
+  struct Seen {
+    KafkaBounds bounds;
+    std::int64_t newer = 0;  // the first record that is newer than all that are sure
   };
 
   // On `control`.
@@ -58,6 +74,13 @@ struct KafkaLane::Impl : std::enable_shared_from_this<KafkaLane::Impl> {
   void Answer(Done done, absl::Status status);
   void AnswerPoll(absl::StatusOr<SourceBatch> answer);
   void ShowPosition();
+  bool Verified(const rd_kafka_message_t& message);
+  Known Last() const { return {position.last, position.fingerprint, newest}; }
+
+  // On `lanes`, while it reads: is it still the same topic?
+  void AskAgainLater(std::uint64_t number);
+  void AskAgain(std::uint64_t number);
+  void Told(Known last, const absl::StatusOr<Seen>& seen);
 
   // Set at construction.
   const KafkaPartition partition;
@@ -75,7 +98,13 @@ struct KafkaLane::Impl : std::enable_shared_from_this<KafkaLane::Impl> {
   bool closed = false;
   bool announce = false;
   KafkaPosition position;
-  bool verify = false;  // the first record is the one before the position
+  Known expected;              // the first record that comes, if it is that one
+  Known sure;                  // read when it was the same topic without doubt
+  std::int64_t newest = -1;    // milliseconds: of the records read since the start
+  std::int64_t doubt = -1;     // an offset that did not fit
+  std::int64_t harmless = -1;  // one that was looked into
+  std::string anew;            // why it is another topic; to be durable before it is told
+  bool anew_given = false;
   std::deque<KafkaMessage> fetched;
   std::uint64_t outages_seen = 0;
   std::uint64_t skipped_total = 0;
@@ -120,68 +149,61 @@ absl::StatusOr<KafkaLane::Impl::Begin> KafkaLane::Impl::LookFresh(Begin begin,
 absl::StatusOr<KafkaLane::Impl::Begin> KafkaLane::Impl::Look(const LaneState& restored) const {
   Begin begin;
   TOCSIN_ASSIGN_OR_RETURN(const std::string cluster, client->AskClusterId());
+  // Before the bounds: another member may be reading on meanwhile.
+  TOCSIN_ASSIGN_OR_RETURN(const std::optional<std::int64_t> committed,
+                          client->AskCommitted(partition));
   TOCSIN_ASSIGN_OR_RETURN(const KafkaBounds bounds, client->AskBounds(partition));
-  std::optional<std::int64_t> committed;
-  if (client->grouped()) {
-    TOCSIN_ASSIGN_OR_RETURN(committed, client->AskCommitted(partition));
-  }
   begin.position.cluster = cluster;
   if (restored.position.value.empty()) {
     if (!committed) return LookFresh(std::move(begin), bounds);
-    begin.position.next = begin.from = std::max(*committed, bounds.low);
-    return begin;
+    begin.position.next = *committed;
+  } else {
+    const auto stored = DecodeKafkaPosition(restored.position.value);
+    if (!stored) return Refuse("the stored position is of another kind of source");
+    if (stored->cluster != cluster) {
+      return Refuse(fmt::format("it is on another cluster ({}) than what was read ({})", cluster,
+                                stored->cluster));
+    }
+    const auto other = restored.entries.find(kAnewKey);
+    if (other != restored.entries.end()) return Refuse(other->second);
+    begin.position = *stored;
+    if (committed && *committed > stored->next) {
+      begin.position.next = *committed;
+      begin.position.last = -1;
+    }
   }
-  const auto stored = DecodeKafkaPosition(restored.position.value);
-  if (!stored) return Refuse("the stored position is of another kind of source");
-  if (stored->cluster != cluster) {
-    return Refuse(fmt::format("it is on another cluster ({}) than what was read ({})", cluster,
-                              stored->cluster));
-  }
-  if (stored->next > bounds.high) {
+  const std::int64_t next = begin.from = begin.position.next;
+  if (next > bounds.high) {
     return Refuse(
         fmt::format("it ends at {}, but had been read up to {}: the topic was made anew, "
                     "or restored from an older copy",
-                    bounds.high, stored->next));
+                    bounds.high, next));
   }
-  begin.position = *stored;
-  begin.from = stored->next;
-  if (committed && *committed > stored->next) {
-    begin.position.next = begin.from = *committed;
-    begin.position.last = -1;
-    return begin;
-  }
-  if (stored->next < bounds.low) {
+  if (next < bounds.low) {
     const std::string what = fmt::format(
         "{} records after {} expired before they were read; the first that is there "
         "is {}",
-        bounds.low - stored->next, stored->next, bounds.low);
+        bounds.low - next, next, bounds.low);
     if (!client->spec().pass_gaps) {
       return absl::FailedPreconditionError(fmt::format(
           "{}: {}; say `on_gap: continue` to go on behind them", partition.Key(), what));
     }
-    begin.skipped = static_cast<std::uint64_t>(bounds.low - stored->next);
+    begin.skipped = static_cast<std::uint64_t>(bounds.low - next);
     begin.note = what;
     begin.position.next = begin.from = bounds.low;
     begin.position.last = -1;
     return begin;
   }
-  if (stored->last >= bounds.low && !client->grouped()) begin.from = stored->last;
+  // The record before it is looked at, too: is it the one that was read?
+  if (begin.position.last >= bounds.low) begin.from = begin.position.last;
   return begin;
 }
 
 absl::Status KafkaLane::Impl::Start(std::int64_t from) {
-  queue.reset();
-  if (client->grouped()) {
-    queue.reset(rd_kafka_queue_get_partition(client->handle(), partition.topic.c_str(),
-                                             partition.partition));
-    if (queue == nullptr) return absl::UnavailableError("the partition is not ours any more");
-    rd_kafka_queue_forward(queue.get(), nullptr);
-  } else {
-    rd_kafka_topic_t* topic = client->TopicOf(partition.topic);
-    queue.reset(rd_kafka_queue_new(client->handle()));
-    if (rd_kafka_consume_start_queue(topic, partition.partition, from, queue.get()) != 0) {
-      return KafkaStatus(rd_kafka_last_error(), partition.Key());
-    }
+  queue.reset(rd_kafka_queue_new(client->handle()));
+  if (rd_kafka_consume_start_queue(client->TopicOf(partition.topic), partition.partition, from,
+                                   queue.get()) != 0) {
+    return KafkaStatus(rd_kafka_last_error(), partition.Key());
   }
   reading = true;
   Listen();
@@ -204,9 +226,7 @@ void KafkaLane::Impl::Listen() {
 void KafkaLane::Impl::StopReading() {
   fetched.clear();
   if (queue != nullptr) rd_kafka_queue_cb_event_enable(queue.get(), nullptr, nullptr);
-  if (reading && !client->grouped()) {
-    rd_kafka_consume_stop(client->TopicOf(partition.topic), partition.partition);
-  }
+  if (reading) rd_kafka_consume_stop(client->TopicOf(partition.topic), partition.partition);
   reading = false;
   queue.reset();
 }
@@ -228,10 +248,13 @@ void KafkaLane::Impl::Connected(std::uint64_t number, absl::StatusOr<Begin> begi
   if (status.ok()) {
     position = begin->position;
     announce = begin->announce;
-    verify = begin->from < position.next;
+    expected = begin->from < position.next ? Last() : Known();
+    sure = Known();
+    newest = doubt = harmless = -1;
     skipped_total += begin->skipped;
     outages_seen = client->outages();
     status = Start(begin->from);
+    AskAgainLater(number);
     MutexLock lock(mutex);
     shown.skipped = skipped_total;
     shown.note = begin->note;
@@ -290,6 +313,71 @@ void KafkaLane::Impl::Add(const rd_kafka_message_t& message, SourceBatch& batch,
   position.next = message.offset + 1;
   position.last = message.offset;
   position.fingerprint = KafkaFingerprint(time, record.key, record.value);
+  newest = std::max(newest, time);
+  if (sure.offset < 0) sure = Last();
+}
+
+// Compaction may have taken the record that is expected.
+bool KafkaLane::Impl::Verified(const rd_kafka_message_t& message) {
+  const Known wanted = std::exchange(expected, Known());
+  if (wanted.offset < 0) return true;
+  if (message.offset == wanted.offset) {
+    rd_kafka_timestamp_type_t kind = RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    const std::int64_t time = rd_kafka_message_timestamp(&message, &kind);
+    const std::uint64_t found = KafkaFingerprint(time, View(message.key, message.key_len),
+                                                 View(message.payload, message.len));
+    if (found != wanted.fingerprint) return false;
+    newest = std::max(newest, time);
+    if (sure.offset < 0) sure = {wanted.offset, wanted.fingerprint, newest};
+  }
+  if (doubt >= 0) harmless = std::exchange(doubt, -1);
+  return true;
+}
+
+void KafkaLane::Impl::AskAgainLater(std::uint64_t number) {
+  const Instant when = client->ports().clock.Monotonic() + client->spec().discover;
+  client->ports().lanes.PostAt(when, [weak = weak_from_this(), number] {
+    if (const auto alive = weak.lock()) alive->AskAgain(number);
+  });
+}
+
+void KafkaLane::Impl::AskAgain(std::uint64_t number) {
+  if (closed || number != connects) return;
+  AskAgainLater(number);
+  if (!reading || sure.newest < 0 || expected.offset >= 0) return;
+  client->ports().control.Post(
+      [self = shared_from_this(), number, last = Last(), after = sure.newest + 1] {
+        if (self->IsCancelled()) return;
+        const auto time = WallTime(std::chrono::milliseconds(after));
+        absl::StatusOr<Seen> seen = Seen();
+        const absl::StatusOr<std::int64_t> newer = self->client->AskOffsetAt(self->partition, time);
+        const absl::StatusOr<KafkaBounds> bounds = self->client->AskBounds(self->partition);
+        if (newer.ok() && bounds.ok()) {
+          seen = Seen{*bounds, *newer};
+        } else {
+          seen = newer.ok() ? bounds.status() : newer.status();
+        }
+        self->client->ports().lanes.Post([self, number, last, seen] {
+          if (!self->closed && number == self->connects && self->reading) self->Told(last, seen);
+        });
+      });
+}
+
+// In the topic that was read, what is newer than all that was read up to a record comes behind it,
+// but for clocks that differ. If it does not, that record is read again: is it still the one?
+void KafkaLane::Impl::Told(Known last, const absl::StatusOr<Seen>& seen) {
+  if (!seen.ok() || !anew.empty()) return;  // it is asked again
+  const bool fits = seen->newer > sure.offset || seen->newer == harmless;
+  if (fits || sure.offset < seen->bounds.low) {
+    if (!fits) harmless = seen->newer;  // nothing that is known is still there
+    sure = last;
+    return;
+  }
+  doubt = seen->newer;
+  StopReading();
+  expected = sure;
+  // What cannot be started says so to the next poll.
+  if (!Start(sure.offset).ok()) reading = false;
 }
 
 absl::Status KafkaLane::Impl::Take(const rd_kafka_message_t& message, SourceBatch& batch,
@@ -297,7 +385,7 @@ absl::Status KafkaLane::Impl::Take(const rd_kafka_message_t& message, SourceBatc
   if (message.err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
     // Behind what transactions leave that is no record.
     if (message.offset > position.next) position.next = message.offset;
-    verify = false;
+    expected = Known();
     return absl::OkStatus();
   }
   if (message.err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
@@ -307,20 +395,12 @@ absl::Status KafkaLane::Impl::Take(const rd_kafka_message_t& message, SourceBatc
         fmt::format("{}: offset {} is not there", partition.Key(), position.next));
   }
   if (message.err != RD_KAFKA_RESP_ERR_NO_ERROR) return KafkaStatus(message.err, partition.Key());
-  if (verify && message.offset == position.last) {
-    verify = false;
-    rd_kafka_timestamp_type_t kind = RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-    const std::uint64_t found =
-        KafkaFingerprint(rd_kafka_message_timestamp(&message, &kind),
-                         View(message.key, message.key_len), View(message.payload, message.len));
-    if (found == position.fingerprint) return absl::OkStatus();
-    return Refuse(
-        fmt::format("the record at {} is not the one that was read: the topic was made "
-                    "anew",
-                    message.offset));
+  if (!Verified(message)) {
+    const std::string what = fmt::format(
+        "the record at {} is not the one that was read: the topic was made anew", message.offset);
+    if (doubt >= 0) anew = what;
+    return Refuse(what);
   }
-  // Compaction may have taken the record before the position.
-  verify = false;
   if (message.offset < position.next) return absl::OkStatus();
   Add(message, batch, bytes);
   return absl::OkStatus();
@@ -343,12 +423,13 @@ void KafkaLane::Impl::Give(bool timed_out) {
     batch.puts.push_back({"begun", std::to_string(position.next)});
     return AnswerPoll(std::move(batch));
   }
-  while (true) {
+  while (anew.empty()) {
     if (fetched.empty()) Fetch();
     if (fetched.empty()) break;
     const KafkaMessage message = std::move(fetched.front());
     fetched.pop_front();
     absl::Status status = Take(*message, batch, bytes);
+    if (!anew.empty()) break;
     if (!status.ok()) {
       // What came before it is given first; the next poll meets the error again at the start.
       if (batch.empty()) return AnswerPoll(std::move(status));
@@ -362,6 +443,11 @@ void KafkaLane::Impl::Give(bool timed_out) {
   }
   ShowPosition();
   batch.position.value = EncodeKafkaPosition(position);
+  if (!anew.empty()) {
+    // Records of the other topic were taken, so the position says nothing any more.
+    if (std::exchange(anew_given, true)) return AnswerPoll(Refuse(anew));
+    batch.puts.push_back({kAnewKey, anew});
+  }
   if (!batch.empty()) return AnswerPoll(std::move(batch));
   const std::uint64_t outages = client->outages();
   if (outages != outages_seen) {
@@ -396,10 +482,6 @@ void KafkaLane::Connect(const LaneState& restored, Done done) {
     impl->client->ports().control.Post([impl, restored = std::move(restored), number] {
       absl::StatusOr<Impl::Begin> begin =
           impl->IsCancelled() ? absl::CancelledError("cancelled") : impl->Look(restored);
-      if (begin.ok() && impl->client->grouped()) {
-        const absl::Status sought = impl->client->AskSeek(impl->partition, begin->from);
-        if (!sought.ok()) begin = sought;
-      }
       impl->client->ports().lanes.Post([impl, number, begin = std::move(begin)]() mutable {
         impl->Connected(number, std::move(begin));
       });
@@ -423,10 +505,15 @@ void KafkaLane::Poll(Duration wait_max, PollDone done) {
 
 void KafkaLane::Commit(const SourcePosition& position, Done done) {
   const auto stored = DecodeKafkaPosition(position.value);
-  if (!impl_->client->grouped() || !stored) return impl_->Answer(std::move(done), absl::OkStatus());
-  impl_->client->ports().control.Post(
+  if (impl_->client->group() == nullptr || !stored) {
+    return impl_->Answer(std::move(done), absl::OkStatus());
+  }
+  impl_->client->ports().lanes.Post(
       [impl = impl_, next = stored->next, done = std::move(done)]() mutable {
-        impl->Answer(std::move(done), impl->client->AskCommit(impl->partition, next));
+        impl->client->group()->Commit(impl->partition, next,
+                                      [impl, done = std::move(done)](absl::Status status) mutable {
+                                        impl->Answer(std::move(done), std::move(status));
+                                      });
       });
 }
 

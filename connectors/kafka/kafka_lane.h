@@ -1,14 +1,17 @@
 // KafkaLane: one partition of a topic.
 //
-// Alone (no group): the lane reads on from its position, exactly once. At the start it looks
-// whether that fits:
-//   another cluster, or a topic that ends before the position      kFailedPrecondition
-//   the record before the position is another than it was          kFailedPrecondition: made anew
-//   records behind the position expired unread                     kFailedPrecondition, or passed
+// The lane reads on from its position; with a group from the later of that and the offset that the
+// group has committed, and commits what is durable. At the start it looks whether that fits:
+//
+//   another cluster, or a topic that ends before the position     kFailedPrecondition
+//   the record before the position is another than it was         kFailedPrecondition: made anew
+//   records behind the position expired unread                    kFailedPrecondition, or passed
 //   and
-//                                                                  counted with `on_gap: continue`
-// With a group it goes on from the later of its position and the group's committed offset, and
-// commits what is durable.
+//                                                                 counted with `on_gap: continue`
+//
+// While it reads, it asks every `discover` whether something before its position is newer than all
+// that it read; then it reads a record again that it knows. If that is another now, the topic was
+// made anew meanwhile: this is durable as an entry of the lane and refused from then on.
 //
 // A lane waits for nothing: the library's queue tells when there are records. Fetching stops when
 // nobody polls and the queue is full.

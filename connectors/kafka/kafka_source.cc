@@ -36,7 +36,9 @@ class KafkaSource final : public SourceLanes {
       stopped_ = true;
     }
     ports_.control->Stop();
-    ports_.lanes->Post([client = client_] { client->Leave(); });
+    ports_.lanes->Post([client = client_] {
+      if (client->group() != nullptr) client->group()->Leave();
+    });
     ports_.lanes->Stop();
   }
 
@@ -48,8 +50,8 @@ class KafkaSource final : public SourceLanes {
       return;
     }
     ports_.lanes->Post([this] {
-      const absl::Status joined =
-          client_->Join([this](const std::set<KafkaPartition>& partitions) { Tell(partitions); });
+      const absl::Status joined = client_->group()->Join(
+          [this](const std::set<KafkaPartition>& partitions) { Tell(partitions); });
       if (!joined.ok()) SetProblem(joined);
     });
   }
@@ -62,8 +64,9 @@ class KafkaSource final : public SourceLanes {
 
   void Gone(const std::string& key) override {
     const auto partition = KafkaPartition::FromKey(key);
-    if (!partition) return;
-    ports_.lanes->Post([client = client_, partition = *partition] { client->Released(partition); });
+    if (!partition || client_->group() == nullptr) return;
+    ports_.lanes->Post(
+        [client = client_, partition = *partition] { client->group()->Released(partition); });
   }
 
   void Stop() override {

@@ -94,7 +94,7 @@ RedisStream::RedisStream(const RedisSpec& spec, RedisRecords records, Ports port
 absl::Status RedisStream::ConnectNow(const LaneState& restored) {
   fetched_.reset();
   next_ = fetched_count_ = 0;
-  waiting_ = announce_ = false;
+  waiting_ = announce_ = asked_ = false;
   position_ = StreamPosition();
   begun_ = !restored.position.value.empty();
   if (begun_) {
@@ -177,14 +177,19 @@ absl::Status RedisStream::Judge(const StreamFacts& facts) {
 }
 
 // Looks and reads at one moment.
+void RedisStream::Ask(std::string_view after) {
+  asked_count_ = count_;
+  const std::string count = std::to_string(asked_count_);
+  link_->Send({"MULTI"});
+  link_->Send({"XINFO", "STREAM", spec_.key});
+  link_->Send({"XREAD", "COUNT", count, "STREAMS", spec_.key, after});
+  link_->Send({"EXEC"});
+}
+
 absl::Status RedisStream::Fetch() {
   fetched_.reset();
   next_ = fetched_count_ = 0;
-  const std::string count = std::to_string(count_);
-  link_->Send({"MULTI"});
-  link_->Send({"XINFO", "STREAM", spec_.key});
-  link_->Send({"XREAD", "COUNT", count, "STREAMS", spec_.key, position_.last});
-  link_->Send({"EXEC"});
+  if (!std::exchange(asked_, false)) Ask(position_.last);
   for (int i = 0; i < 3; ++i) {
     TOCSIN_ASSIGN_OR_RETURN(const RedisReply queued, link_->Receive());
     TOCSIN_RETURN_IF_ERROR(StatusOf(queued.get(), spec_, "reading a stream"));
@@ -215,6 +220,15 @@ absl::Status RedisStream::Fetch() {
     entries_ = ElementsOf(streams[0])[1];
     fetched_count_ = ElementsOf(entries_).size();
     fetched_ = std::move(answer);
+  }
+  // There is more: the server reads on while these become events.
+  if (fetched_count_ > 0 && fetched_count_ == asked_count_) {
+    const auto last = ElementsOf(ElementsOf(entries_)[fetched_count_ - 1]);
+    if (last.size() == 2) {
+      Ask(TextOf(last[0]));
+      asked_ = true;
+      TOCSIN_RETURN_IF_ERROR(link_->Flush());
+    }
   }
   if (facts.added) {
     Report([&](LaneReport& report) {

@@ -67,6 +67,7 @@ class RedisStream final : public BlockingConnector {
 
  private:
   absl::Status Begin();
+  void Ask(std::string_view after);
   absl::Status Fetch();
   absl::Status Judge(const StreamFacts& facts);
   absl::Status WaitForEntry(Instant until);
@@ -81,11 +82,13 @@ class RedisStream final : public BlockingConnector {
   bool begun_ = false;      // the position means something
   bool announce_ = false;   // it is to be made durable before the first event
   bool waiting_ = false;    // an answer to XREAD BLOCK is outstanding
+  bool asked_ = false;      // the answers to the next fetch are
   std::uint64_t lost_ = 0;  // since the start
   RedisReply fetched_;      // the entries of the last fetch
   const redisReply* entries_ = nullptr;
   std::size_t next_ = 0, fetched_count_ = 0;
   std::size_t count_ = 100;  // entries of the next fetch
+  std::size_t asked_count_ = 0;
 };
 
 }  // namespace tocsin

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -76,8 +77,10 @@ absl::Status ZeromqLink::OpenNow() {
   socket_.set(zmq::sockopt::linger, 0);
   socket_.set(zmq::sockopt::rcvhwm, static_cast<int>(spec_.high_water_mark));
   socket_.set(zmq::sockopt::ipv6, true);
-  socket_.set(zmq::sockopt::reconnect_ivl, 100);
-  socket_.set(zmq::sockopt::reconnect_ivl_max, 5000);
+  const auto wait_max =
+      std::chrono::duration_cast<std::chrono::milliseconds>(spec_.reconnect_max).count();
+  socket_.set(zmq::sockopt::reconnect_ivl, static_cast<int>(std::min<std::int64_t>(100, wait_max)));
+  socket_.set(zmq::sockopt::reconnect_ivl_max, static_cast<int>(wait_max));
   // A peer that vanished without a word is noticed, and connected to again.
   socket_.set(zmq::sockopt::heartbeat_ivl, 10'000);
   socket_.set(zmq::sockopt::heartbeat_timeout, 30'000);

@@ -2,12 +2,14 @@
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "broker/base/clock.h"
 #include "connectors/event_overrides.h"
 #include "connectors/record_event.h"
 
@@ -24,6 +26,8 @@ struct ZeromqSpec {
   std::vector<std::string> connect;
   std::vector<std::string> subscribe;  // kSub: prefixes; empty: everything
   std::uint32_t high_water_mark = 1000;
+  // The longest wait before a peer that is away is tried again: the source's `backoff_max` if less.
+  Duration reconnect_max = std::chrono::seconds(5);
 
   // What the parts of what comes are. Empty: one part is data; two are topic and data; three are
   // topic, attributes (a JSON object) and data.

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -297,13 +298,21 @@ void Command::BeginKill(std::string reason) {
 }
 
 void Command::Reap() {
-  const pid_t ended = waitpid(pid_, &status_, WNOHANG);
+  rusage usage{};
+  const pid_t ended = wait4(pid_, &status_, WNOHANG, &usage);
   if (ended < 0 && errno == ECHILD) {
     status_ = 255 << 8;  // somebody else reaped it; how it ended is not known, so it runs again
   } else if (ended != pid_) {
     return;
   }
   reaped_ = true;
+  if (ended == pid_ && output_ != nullptr) {
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+    };
+    output_->Used(seconds(usage.ru_utime) + seconds(usage.ru_stime),
+                  static_cast<std::uint64_t>(usage.ru_maxrss) * 1024);
+  }
   if (!kill_reason_.empty()) {
     kill(-pid_, SIGKILL);  // what the group's leader left behind
   }

@@ -36,6 +36,8 @@ class ExecOutput {
  public:
   virtual ~ExecOutput() = default;
   virtual void Write(std::string_view bytes) = 0;
+  // What the command and all it waited for have used; before End(), not if it did not start.
+  virtual void Used(double /*cpu_seconds*/, std::uint64_t /*peak_memory_bytes*/) {}
   // How it ended: "exit 0", "signal 9", "timeout", "not started"; once, at last.
   virtual void End(std::string_view how, const Result& result) = 0;
 };

@@ -419,8 +419,10 @@ void Publisher::Impl::OnExceptions(Batch& batch, const pb::PublishResponse& resp
       continue;
     }
     PublishResult& result = results[exception.index()];
-    if (exception.duplicate()) {
-      result.duplicate = true;
+    if (exception.duplicate() || exception.delayed()) {
+      result.duplicate = exception.duplicate();
+      result.delayed = exception.delayed();
+      result.has_position = false;
       if (exception.has_first()) {
         result.has_position = true;
         result.partition = exception.first().partition();

@@ -11,6 +11,9 @@
 // after the broker's hint) and reconnections (re-sent with the same ids; the broker's dedupe makes
 // that exactly once within its window). A duplicate is a success.
 //
+// An event with the attribute `tocsindeliverat` (RFC 3339 text) or `tocsindeliverin` (a duration,
+// `90s`) is kept by the broker and delivered at that time.
+//
 // Threading: every method from any thread. Callbacks run on gRPC's threads and must neither block
 // nor destroy the publisher. Publish waits while `queue_events_max` or `queue_bytes_max` are
 // full.
@@ -40,6 +43,7 @@ struct PublishResult {
   // kCancelled: closed before an answer; it may be stored or not.
   absl::Status status;
   bool duplicate = false;  // it was there already
+  bool delayed = false;    // it is kept until its time, and has no position yet
   bool has_position = false;
   std::uint32_t partition = 0;  // with PublisherOptions::positions, or of a duplicate's first copy
   std::uint64_t offset = 0;

@@ -1,8 +1,6 @@
 #include "tests/bench/bench_load.h"
 
 #include <fmt/format.h>
-#include <netdb.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -33,19 +31,6 @@ void PutDigits(std::string& text, std::size_t at, std::size_t digits, std::uint6
   }
 }
 
-// Of one GET /metrics: the sum of a metric's samples.
-double Metric(const std::string& text, const std::string& name) {
-  double sum = 0;
-  for (std::size_t at = text.find("\n" + name); at != std::string::npos;
-       at = text.find("\n" + name, at + 1)) {
-    const char after = text[at + 1 + name.size()];
-    if (after != ' ' && after != '{') continue;
-    const std::size_t space = text.find(' ', at + 1 + name.size());
-    sum += std::strtod(text.c_str() + space, nullptr);
-  }
-  return sum;
-}
-
 // Handlers' side of a round.
 struct Counting {
   std::atomic<std::size_t> handled{0};
@@ -57,13 +42,6 @@ struct Counting {
 };
 
 }  // namespace
-
-std::shared_ptr<grpc::Channel> NewPrivateChannel(const std::string& target) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
-}
 
 Pacer::Pacer(const Clock& clock, double rate)
     : clock_(clock),
@@ -118,34 +96,11 @@ std::string EventMaker::MakeStamped(std::uint64_t number, std::int64_t stamp) co
 
 struct BrokerLoad::Impl {
   std::string target;
-  std::string http;
   std::function<double()> broker_cpu;
   SystemClock clock;
-  std::unique_ptr<v1::Admin::Stub> admin;
-  std::uint64_t next_number = 0;
-
-  std::uint64_t Settled() {
-    grpc::ClientContext context;
-    v1::ListTriggersResponse response;
-    const grpc::Status status = admin->ListTriggers(&context, {}, &response);
-    TOCSIN_CHECK(status.ok(), "ListTriggers: {}", status.error_message());
-    for (const v1::TriggerStatus& trigger : response.triggers()) {
-      if (trigger.name() != kTrigger) continue;
-      TOCSIN_CHECK(trigger.dead() + trigger.dropped() + trigger.expired() == 0,
-                   "deliveries ended otherwise than acked");
-      return trigger.acked();
-    }
-    TOCSIN_CHECK(false, "the broker has no trigger '{}'", kTrigger);
-    return 0;
-  }
-
-  std::size_t Workers() {
-    grpc::ClientContext context;
-    v1::ListWorkersResponse response;
-    const grpc::Status status = admin->ListWorkers(&context, {}, &response);
-    TOCSIN_CHECK(status.ok(), "ListWorkers: {}", status.error_message());
-    return static_cast<std::size_t>(response.workers_size());
-  }
+  std::unique_ptr<BrokerView> view;
+  // Ids of events: of no load that the broker may have seen before.
+  std::uint64_t next_number = static_cast<std::uint64_t>(clock.Wall().time_since_epoch().count());
 
   // Answered when everything appended before is durable, for all partitions share one log.
   void Barrier(sdk::Publisher& publisher, const EventMaker& maker) {
@@ -155,28 +110,6 @@ struct BrokerLoad::Impl {
     });
     const absl::Status status = done.get_future().get();
     TOCSIN_CHECK(status.ok(), "the last publish: {}", std::string(status.message()));
-  }
-
-  std::string Metrics() const {
-    const std::size_t colon = http.rfind(':');
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
-    addrinfo* found = nullptr;
-    TOCSIN_CHECK(getaddrinfo(http.substr(0, colon).c_str(), http.substr(colon + 1).c_str(), &hints,
-                             &found) == 0);
-    const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    TOCSIN_CHECK(connect(fd, found->ai_addr, found->ai_addrlen) == 0, "{}: no metrics", http);
-    freeaddrinfo(found);
-    const std::string request = "GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
-    TOCSIN_CHECK(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
-    std::string text;
-    char buffer[65536];
-    for (ssize_t got = 0; (got = read(fd, buffer, sizeof buffer)) > 0;) {
-      text.append(buffer, static_cast<std::size_t>(got));
-    }
-    close(fd);
-    return text;
   }
 
   sdk::PublisherOptions PublisherFor(bool batched) const {
@@ -199,36 +132,12 @@ struct BrokerLoad::Impl {
   }
 };
 
-namespace {
-
-// A worker that runs until it goes.
-class RunningWorker {
- public:
-  RunningWorker(sdk::WorkerOptions options, const Clock& clock,
-                const std::function<void(sdk::Worker&)>& add)
-      : worker_("bench", std::move(options)), thread_("worker", clock) {
-    add(worker_);
-    thread_.Post([this] { worker_.Run(); });
-  }
-  ~RunningWorker() {
-    worker_.Stop();
-    thread_.Stop();
-  }
-
- private:
-  sdk::Worker worker_;
-  ThreadExecutor thread_;
-};
-
-}  // namespace
-
 BrokerLoad::BrokerLoad(std::string grpc_target, std::string http_target,
                        std::function<double()> broker_cpu)
     : impl_(std::make_unique<Impl>()) {
   impl_->target = std::move(grpc_target);
-  impl_->http = std::move(http_target);
   impl_->broker_cpu = std::move(broker_cpu);
-  impl_->admin = v1::Admin::NewStub(NewPrivateChannel(impl_->target));
+  impl_->view = std::make_unique<BrokerView>(impl_->target, std::move(http_target));
 }
 
 BrokerLoad::~BrokerLoad() = default;
@@ -239,26 +148,31 @@ LoadResult BrokerLoad::Run(const LoadSpec& spec) {
   const EventMaker barrier(kUnmatchedType, 8, 0);
   Counting counting;
   counting.wanted = spec.events;
-  std::optional<RunningWorker> worker;
-  const std::uint64_t settled_before = impl.Settled();
-  if (spec.consume) {
-    worker.emplace(impl.WorkerFor(spec.batched ? 16'384 : 4096), impl.clock, [&](sdk::Worker& w) {
-      if (spec.batched) {
-        w.OnBatch(kFunction,
+  std::vector<std::unique_ptr<RunningWorker>> workers;
+  const std::uint64_t settled_before = impl.view->Acked(kTrigger);
+  const auto attach = [&] {
+    for (std::size_t i = 0; i < spec.workers; ++i) {
+      workers.push_back(std::make_unique<RunningWorker>(
+          impl.WorkerFor(spec.batched ? 16'384 : 4096), impl.clock, [&](sdk::Worker& w) {
+            if (spec.batched) {
+              w.OnBatch(
+                  kFunction,
                   [&counting](std::span<const sdk::Event> events, std::span<sdk::Context* const>) {
                     counting.Add(events.size());
                     return sdk::BatchResult();
                   },
                   {.max_items = 1024, .max_wait = std::chrono::milliseconds(0), .concurrency = 1});
-      } else {
-        w.On(kFunction, [&counting](const sdk::Event&, sdk::Context&) {
-          counting.Add(1);
-          return sdk::Ack();
-        });
-      }
-    });
-    while (impl.Workers() == 0) Rest(5);
-  }
+            } else {
+              w.On(kFunction, [&counting](const sdk::Event&, sdk::Context&) {
+                counting.Add(1);
+                return sdk::Ack();
+              });
+            }
+          }));
+    }
+    while (impl.view->Workers() < spec.workers) Rest(1);
+  };
+  if (spec.consume && !spec.stored_first) attach();
   std::vector<std::unique_ptr<sdk::Publisher>> publishers;
   std::vector<std::unique_ptr<ThreadExecutor>> threads;
   for (std::size_t i = 0; i < spec.publishers; ++i) {
@@ -266,11 +180,11 @@ LoadResult BrokerLoad::Run(const LoadSpec& spec) {
     threads.push_back(std::make_unique<ThreadExecutor>("publisher", impl.clock));
     impl.Barrier(*publishers.back(), barrier);  // connected
   }
-  const std::string metrics_before = impl.Metrics();
+  const std::string metrics_before = impl.view->Metrics();
   const double broker_before = impl.broker_cpu();
   const double client_before = OwnCpuSeconds();
 
-  const Instant begin = impl.clock.Monotonic();
+  Instant begin = impl.clock.Monotonic();
   std::atomic<std::size_t> refused{0};
   std::vector<std::future<void>> published;
   const std::size_t each = spec.events / spec.publishers;
@@ -294,12 +208,16 @@ LoadResult BrokerLoad::Run(const LoadSpec& spec) {
   LoadResult result;
   result.publish_seconds = std::chrono::duration<double>(impl.clock.Monotonic() - begin).count();
   TOCSIN_CHECK(refused == 0, "{} publishes were refused", refused.load());
+  if (spec.stored_first) {
+    begin = impl.clock.Monotonic();
+    attach();
+  }
   if (spec.consume) {
     TOCSIN_CHECK(
         counting.all.get_future().wait_for(std::chrono::minutes(2)) == std::future_status::ready,
         "{} of {} events reached the handler", counting.handled.load(), spec.events);
     // The books count a settlement when it is appended; the barrier's answer says it is durable.
-    while (impl.Settled() < settled_before + spec.events) Rest(1);
+    while (impl.view->Acked(kTrigger) < settled_before + spec.events) Rest(1);
     impl.Barrier(*publishers.front(), barrier);
     TOCSIN_CHECK(counting.handled == spec.events, "{} deliveries of {} events",
                  counting.handled.load(), spec.events);
@@ -307,7 +225,7 @@ LoadResult BrokerLoad::Run(const LoadSpec& spec) {
   result.seconds = std::chrono::duration<double>(impl.clock.Monotonic() - begin).count();
   result.broker_cpu_seconds = impl.broker_cpu() - broker_before;
   result.client_cpu_seconds = OwnCpuSeconds() - client_before;
-  const std::string metrics_after = impl.Metrics();
+  const std::string metrics_after = impl.view->Metrics();
   const auto rise = [&](const char* name) {
     return Metric(metrics_after, name) - Metric(metrics_before, name);
   };
@@ -351,7 +269,7 @@ std::vector<Duration> BrokerLoad::Paced(std::size_t count, std::size_t data_byte
       return sdk::Ack();
     });
   });
-  while (impl.Workers() == 0) Rest(5);
+  while (impl.view->Workers() == 0) Rest(5);
   sdk::Publisher publisher(impl.PublisherFor(true));
   impl.Barrier(publisher, EventMaker(kUnmatchedType, 8, 0));
   Pacer pacer(impl.clock, rate);
@@ -366,6 +284,83 @@ std::vector<Duration> BrokerLoad::Paced(std::size_t count, std::size_t data_byte
       counting.all.get_future().wait_for(std::chrono::minutes(1)) == std::future_status::ready,
       "{} of {} events reached the handler", counting.handled.load(), count);
   return latencies;
+}
+
+std::vector<Duration> BrokerLoad::Invocations(std::size_t count, std::size_t data_bytes) {
+  Impl& impl = *impl_;
+  sdk::Publisher publisher(impl.PublisherFor(true));
+  const EventMaker maker(kMatchedType, data_bytes, 0);
+  for (std::size_t i = 0; i <= count; ++i) {
+    publisher.PublishEncoded(maker.Make(impl.next_number++), [](const sdk::PublishResult& result) {
+      TOCSIN_CHECK(result.status.ok(), "a publish was refused");
+    });
+  }
+  TOCSIN_CHECK(publisher.Flush(std::chrono::minutes(1)));
+  Counting counting;
+  counting.wanted = count + 1;
+  std::vector<Instant> calls;
+  calls.reserve(count + 1);
+  const RunningWorker worker(impl.WorkerFor(0), impl.clock, [&](sdk::Worker& w) {
+    w.On(kFunction, [&](const sdk::Event&, sdk::Context&) {
+      calls.push_back(impl.clock.Monotonic());
+      counting.Add(1);
+      return sdk::Ack();
+    });
+  });
+  TOCSIN_CHECK(
+      counting.all.get_future().wait_for(std::chrono::minutes(1)) == std::future_status::ready,
+      "{} of {} events reached the handler", counting.handled.load(), count);
+  std::vector<Duration> between;
+  between.reserve(count);
+  for (std::size_t i = 1; i < calls.size(); ++i) between.push_back(calls[i] - calls[i - 1]);
+  return between;
+}
+
+LoadResult BrokerLoad::FanOut(std::size_t events, std::size_t data_bytes, std::size_t triggers,
+                              std::size_t workers) {
+  Impl& impl = *impl_;
+  Counting counting;
+  counting.wanted = events * triggers;
+  const std::uint64_t acked_before = impl.view->AckedOfAll();
+  std::vector<std::unique_ptr<RunningWorker>> running;
+  for (std::size_t i = 0; i < workers; ++i) {
+    const auto prefetch = static_cast<std::uint32_t>(4096 * triggers / workers);
+    running.push_back(
+        std::make_unique<RunningWorker>(impl.WorkerFor(prefetch), impl.clock, [&](sdk::Worker& w) {
+          for (std::size_t function = i; function < triggers; function += workers) {
+            w.OnBatch(
+                fmt::format("fan{}", function),
+                [&counting](std::span<const sdk::Event> got, std::span<sdk::Context* const>) {
+                  counting.Add(got.size());
+                  return sdk::BatchResult();
+                },
+                {.max_items = 1024, .max_wait = std::chrono::milliseconds(0), .concurrency = 1});
+          }
+        }));
+  }
+  while (impl.view->Workers() < workers) Rest(5);
+  sdk::Publisher publisher(impl.PublisherFor(true));
+  const EventMaker barrier(kUnmatchedType, 8, 0);
+  impl.Barrier(publisher, barrier);
+  const EventMaker maker("bench.fan", data_bytes, 0);
+  const double broker_before = impl.broker_cpu();
+  const Instant begin = impl.clock.Monotonic();
+  for (std::size_t i = 0; i < events; ++i) {
+    publisher.PublishEncoded(maker.Make(impl.next_number++), [](const sdk::PublishResult& result) {
+      TOCSIN_CHECK(result.status.ok(), "a publish was refused");
+    });
+  }
+  TOCSIN_CHECK(publisher.Flush());
+  LoadResult result;
+  result.publish_seconds = std::chrono::duration<double>(impl.clock.Monotonic() - begin).count();
+  TOCSIN_CHECK(
+      counting.all.get_future().wait_for(std::chrono::minutes(2)) == std::future_status::ready,
+      "{} of {} deliveries reached a handler", counting.handled.load(), counting.wanted);
+  while (impl.view->AckedOfAll() < acked_before + counting.wanted) Rest(1);
+  impl.Barrier(publisher, barrier);
+  result.seconds = std::chrono::duration<double>(impl.clock.Monotonic() - begin).count();
+  result.broker_cpu_seconds = impl.broker_cpu() - broker_before;
+  return result;
 }
 
 }  // namespace tocsin::bench

@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,12 +10,9 @@
 
 #include "broker/base/clock.h"
 #include "sdk/cpp/publisher.h"
-#include "tocsin/v1/admin.grpc.pb.h"
+#include "tests/bench/bench_view.h"
 
 namespace tocsin::bench {
-
-// A channel that shares its connection with no other.
-std::shared_ptr<grpc::Channel> NewPrivateChannel(const std::string& target);
 
 // Due times at a fixed rate, whatever is done between them: an open loop. A late caller gets the
 // due times that have passed at once.
@@ -41,10 +36,12 @@ class Pacer {
 struct LoadSpec {
   std::size_t events = 0;
   std::size_t data_bytes = 128;
-  bool consume = true;   // by a trigger and a worker; else stored, matched by nothing
-  bool batched = true;   // else one event per request and per call of the handler
-  std::size_t keys = 0;  // partition keys, each with its order; 0: events without a key
+  bool consume = true;        // by a trigger and a worker; else stored, matched by nothing
+  bool stored_first = false;  // the worker comes when all is stored; times count from there
+  bool batched = true;        // else one event per request and per call of the handler
+  std::size_t keys = 0;       // partition keys, each with its order; 0: events without a key
   std::size_t publishers = 1;
+  std::size_t workers = 1;
 };
 
 struct LoadResult {
@@ -89,6 +86,15 @@ class BrokerLoad {
 
   // From when each publish was due to its handler's call.
   std::vector<Duration> Paced(std::size_t count, std::size_t data_bytes, double rate);
+
+  // Of stored events and a worker that takes one at a time: from one call of the handler to the
+  // next, so answer, next delivery and call.
+  std::vector<Duration> Invocations(std::size_t count, std::size_t data_bytes);
+
+  // Each event to `triggers` triggers, fan0 and so on, each with a function of its name; the
+  // functions are spread over `workers` workers. Until every delivery is settled.
+  LoadResult FanOut(std::size_t events, std::size_t data_bytes, std::size_t triggers,
+                    std::size_t workers);
 
  private:
   struct Impl;

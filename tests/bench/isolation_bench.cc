@@ -1,24 +1,27 @@
 // Isolation, measured: what one failing key, one hot key or one worker that never answers costs
 // the other keys, with the default configuration of the broker.
 //
-//   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [--only failing|hot|mute]
+//   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [--only failing|hot|mute] [-o FILE]
 //
 // Each round runs the same load quiet and disturbed in turn, each in a fresh broker: once at a
 // fixed rate below capacity (completions and latency of the others, from the time each event was
 // due), once as fast as it goes with a bounded number of events of each key under way. `--seconds
 // 0`: longer than the queue's window would take to fill with what cannot go on, at least 10 s, and
 // longer than a lease where one matters. The exit status is 1 if the median of a
-// ratio of the others' throughput is below 0.9, or if something settled out of order.
+// ratio of the others' throughput is below 0.9, or if something settled out of order. FILE gets
+// the rows of it for bench.json: ours is disturbed, the peer's undisturbed.
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "broker/base/check.h"
 #include "tests/integration/isolation_load.h"
 
 namespace tocsin {
@@ -32,6 +35,7 @@ struct Options {
   double rate = 20'000;
   double seconds = 0;
   std::string only;
+  std::string out;
 };
 
 struct Scenario {
@@ -81,7 +85,8 @@ double Median(std::vector<double> values) {
 }
 
 // The median of disturbed / quiet of the others' throughput.
-bool RunScenario(const Scenario& scenario, bool open, const Options& options) {
+bool RunScenario(const Scenario& scenario, bool open, const Options& options,
+                 nlohmann::json& rows) {
   LoadShape shape;
   shape.disturbance = scenario.disturbance;
   if (open) shape.rate = options.rate;
@@ -103,6 +108,8 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options) {
   std::vector<double> ratios;
   std::vector<double> p50s;
   std::vector<double> p99s;
+  std::vector<double> rates[2];
+  std::vector<double> tails[2];
   bool clean = true;
   for (int round = 0; round < options.rounds; ++round) {
     Measured of[2];
@@ -121,6 +128,10 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options) {
       std::fflush(stdout);
     }
     ratios.push_back(of[1].per_key_second / of[0].per_key_second);
+    for (const int side : {0, 1}) {
+      rates[side].push_back(of[side].per_key_second);
+      tails[side].push_back(of[side].latency.p99_ms);
+    }
     p50s.push_back(of[1].latency.p50_ms / of[0].latency.p50_ms);
     p99s.push_back(of[1].latency.p99_ms / of[0].latency.p99_ms);
   }
@@ -130,6 +141,21 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options) {
       "{:.2f}, p99 {:.2f} of the undisturbed\n",
       scenario.name, open ? "open" : "closed", options.rounds, seconds, Median(ratios), *low, *high,
       Median(p50s), Median(p99s));
+  const std::string title =
+      fmt::format("the others beside a {} one, {} loop: ", scenario.name, open ? "open" : "closed");
+  const auto add = [&](const char* what, const char* unit, const auto& values, double ratio) {
+    rows.push_back({{"row", "T18"},
+                    {"case", title + what},
+                    {"ours", Median(values[1])},
+                    {"peer", Median(values[0])},
+                    {"peer_name", "tocsin undisturbed"},
+                    {"ratio", ratio},
+                    {"unit", unit},
+                    {"rounds", options.rounds},
+                    {"seconds", seconds}});
+  };
+  add("settled per key", "events/s", rates, Median(ratios));
+  if (open) add("p99 from due to handled", "ms", tails, 1 / Median(p99s));
   return clean && Median(ratios) >= kShareMin;
 }
 
@@ -141,11 +167,21 @@ int Main(int argc, char** argv) {
     if (name == "--rate") options.rate = std::atof(argv[i + 1]);
     if (name == "--seconds") options.seconds = std::atof(argv[i + 1]);
     if (name == "--only") options.only = argv[i + 1];
+    if (name == "-o") options.out = argv[i + 1];
   }
   bool good = true;
+  nlohmann::json rows = nlohmann::json::array();
   for (const Scenario& scenario : kScenarios) {
     if (!options.only.empty() && options.only != scenario.name) continue;
-    for (const bool open : {true, false}) good = RunScenario(scenario, open, options) && good;
+    for (const bool open : {true, false}) {
+      good = RunScenario(scenario, open, options, rows) && good;
+    }
+  }
+  if (!options.out.empty()) {
+    std::FILE* file = std::fopen(options.out.c_str(), "w");
+    TOCSIN_CHECK(file != nullptr, "cannot write {}", options.out);
+    fmt::print(file, "{}\n", rows.dump(1));
+    std::fclose(file);
   }
   return good ? 0 : 1;
 }

@@ -97,6 +97,8 @@ void ReadPage(std::uint32_t table, std::string_view page) {
   CheckpointDelta delta;
   delta.base = true;
   state.TakePages(true, delta);
+  while (!state.dynamic().NextPages(SIZE_MAX, delta)) {
+  }
   PartitionState again(PartitionId(0), 7, 600'000'000, 1000);
   std::sort(delta.pages.begin(), delta.pages.end(), [](const auto& a, const auto& b) {
     return std::pair(a.table, a.page) < std::pair(b.table, b.page);

@@ -130,6 +130,34 @@ TEST_F(BrokerRoutesTest, ErrorsHaveTheirPlaceAndChangeNothing) {
   EXPECT_EQ(Remove("all").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+TEST_F(BrokerRoutesTest, AnAppliedTriggersTransformHoldsAtOnceAndExplainShowsIt) {
+  SetConfig("functions:\n  work: {}\n  other: {}\ntriggers:\n  all:\n    function: work\n");
+  StartBroker();
+  EXPECT_THAT(
+      Apply("triggers:\n  short:\n    function: other\n    transform: { attributes: "
+            "{ subject: 'of {id}' }, data: { of: '{id}' } }\n  never:\n    function: other\n"
+            "    transform: { data: '{data.of.nothing}' }\n")
+          .changes(),
+      SizeIs(2));
+  PublishAll({MakeEvent("e1")});
+  TestWorker worker(Channel(), "other");
+  const std::vector<v1::Delivery> taken = worker.Take(1);
+  ASSERT_THAT(taken, SizeIs(1));
+  EventView view;
+  ASSERT_TRUE(ParseEvent(taken[0].event(), view).ok());
+  EXPECT_EQ(view.Text("subject"), "of e1");
+  Explained explained = ExplainId("e1", "/test");
+  EXPECT_EQ(explained.verdicts["short"].receives(), taken[0].event());
+  EXPECT_EQ(explained.verdicts["short"].receives_refused(), "");
+  EXPECT_TRUE(explained.verdicts["all"].matched());
+  EXPECT_EQ(explained.verdicts["all"].receives(), "");
+  EXPECT_EQ(explained.verdicts["never"].receives(), "");
+  EXPECT_THAT(explained.verdicts["never"].receives_refused(), Not(IsEmpty()));
+  // Kept as it was given.
+  RestartBroker();
+  EXPECT_EQ(ExplainId("e1", "/test").verdicts["short"].receives(), taken[0].event());
+}
+
 TEST_F(BrokerRoutesTest, TheFileTakesANameOver) {
   SetConfig(OneTrigger());
   StartBroker();

@@ -305,3 +305,45 @@ def test_F34_reloads_at_full_load_give_each_event_one_version_lose_nothing_and_k
             given = seen[trigger, key]
             assert given == sorted(given), (trigger, key)
             assert sorted(set(given)) == expected, (trigger, key)
+
+
+def test_F34_restarts_with_an_edited_file_apply_it_as_a_reload_does(make):
+    broker = make(rest=plan("A", False)).start()
+    sent, matched, number = [], collections.defaultdict(list), 0
+    for i in range(6):
+        version, extra = "AB"[i % 2], i % 3 == 1
+        made = []
+        for _ in range(60):
+            key, kind = KEYS[number % len(KEYS)], "xy"[number % 7 % 2]
+            made.append(("%s-%d" % (key, number), kind))
+            number += 1
+        assert broker.accepted(*[event(name, key=name[0], kind=kind) for name, kind in made])
+        for name, kind in made:
+            sent.append(name)
+            matched["base"].append(name)
+            if (kind == "x") == (version == "A"):
+                matched["edited"].append(name)
+            if extra:
+                matched["extra"].append(name)
+        # Some of it is under way when the broker goes, in good order or not.
+        pools = [Pool(broker, "work"), Pool(broker, "other")] if i == 5 else []
+        if i < 5:
+            broker.set_config(plan("AB"[(i + 1) % 2], (i + 1) % 3 == 1))
+            (broker.stop if i % 2 else broker.kill)()
+            broker.start()
+    broker.set_config(plan("B", True))
+    assert not broker.call("Admin/Reload", b"", message("ReloadResponse")).errors
+    names = ["base", "edited", "extra"]
+    eventually(lambda: all(broker.books(one).pending == 0 for one in names), within=40)
+    for pool in pools:
+        pool.end()
+    stored = broker.stored()
+    assert sorted(id_of(one) for one in stored) == sorted(sent)
+    for trigger in names:
+        assert broker.books(trigger).acked == len(matched[trigger]), trigger
+        given = pools[trigger != "base"].seen
+        for key in KEYS:
+            expected = [int(one[2:]) for one in matched[trigger] if one[0] == key]
+            runs = given[trigger, key]
+            assert runs == sorted(runs), (trigger, key)
+            assert sorted(set(runs)) == expected, (trigger, key)

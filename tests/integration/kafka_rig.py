@@ -15,7 +15,7 @@ from fault_rig import eventually
 from queue_rig import free_port
 
 VERSION = "3.9.1"
-START_WITHIN = 120.0
+START_WITHIN = 300.0
 POM = """<project><modelVersion>4.0.0</modelVersion><groupId>t</groupId>
 <artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>
 <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
@@ -29,12 +29,18 @@ PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl},\
-CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl}
+SSL://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl},\
+SSL://localhost:{tls}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,\
-SASL_PLAINTEXT:SASL_PLAINTEXT
+SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL
+listener.name.ssl.ssl.keystore.type=PEM
+listener.name.ssl.ssl.keystore.location={dir}/server.pem
+listener.name.ssl.ssl.truststore.type=PEM
+listener.name.ssl.ssl.truststore.location={dir}/ca.pem
+listener.name.ssl.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=\
 org.apache.kafka.common.security.plain.PlainLoginModule required user_ann="hunter2";
@@ -74,6 +80,29 @@ def class_path(folder):
         return told.read().strip()
 
 
+def make_certificates(folder):
+    """ca.pem, and of the server and a client NAME.key, NAME.crt and both in NAME.pem."""
+    openssl = shutil.which("openssl")
+    assert openssl, "openssl is missing: run deploy/install-deps --tests"
+
+    def run(*words):
+        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
+
+    run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test-ca",
+        "-keyout", "ca.key", "-out", "ca.pem")
+    with open(os.path.join(folder, "names"), "w", encoding="utf-8") as names:
+        names.write("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        run("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=" + name, "-keyout",
+            name + ".key", "-out", name + ".csr")
+        run("x509", "-req", "-in", name + ".csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", name + ".crt")
+        with open(os.path.join(folder, name + ".pem"), "wb") as both:
+            for part in (".key", ".crt"):
+                with open(os.path.join(folder, name + part), "rb") as one:
+                    both.write(one.read())
+
+
 class Kafka:
     """One broker; what it holds outlives kill() and start()."""
 
@@ -84,10 +113,11 @@ class Kafka:
         assert java, "java is missing: run deploy/install-deps --tests"
         self.java = java
         self.jars = class_path(os.environ["TOCSIN_KAFKA_JARS"])
-        self.port, self.sasl_port = free_port(), free_port()
+        self.port, self.sasl_port, self.tls_port = free_port(), free_port(), free_port()
+        make_certificates(self.dir)
         self.properties = os.path.join(self.dir, "server.properties")
         with open(self.properties, "w", encoding="utf-8") as out:
-            out.write(PROPERTIES.format(port=self.port, sasl=self.sasl_port,
+            out.write(PROPERTIES.format(port=self.port, sasl=self.sasl_port, tls=self.tls_port,
                                         controller=free_port(), dir=self.dir))
         self.process = None
         self._run("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c",

@@ -106,6 +106,7 @@ def test_examples_of_the_pages_are_valid(page, tmp_path):
         config.write_text(example)
         done = subprocess.run([TOCSIN, "validate", str(config)], capture_output=True, text=True,
                               env=dict(os.environ, REDIS_PASSWORD="p", KAFKA_PASSWORD="p",
+                                       SHOP_DB="postgresql://db/shop",
                                        CURVE_SECRET="0" * 40), timeout=60, check=False)
         assert done.returncode == 0, example + done.stderr
 

@@ -2,6 +2,7 @@
 tests/unit/connectors/zeromq_connector_test.cc."""
 
 import json
+import time
 
 import pytest
 import zmq
@@ -75,6 +76,34 @@ def test_publisher_that_goes_and_comes_is_connected_to_again(make, context):
         assert not status(broker).get("last_error")
         publisher.close(linger=1000)
         eventually(lambda: "connect" in (status(broker).get("last_error") or ""))
+
+
+@pytest.mark.parametrize("kind", ["pull", "sub"])
+def test_source_goes_on_by_itself_after_its_peer_was_away_for_twenty_seconds(make, context, kind):
+    endpoint = "tcp://127.0.0.1:%d" % free_port()
+
+    def serve():
+        made = peer(context, zmq.PUSH if kind == "pull" else zmq.XPUB)
+        made.bind(endpoint)
+        if kind == "sub":
+            assert made.recv() == b"\x01"  # it has subscribed
+        return made
+
+    broker = make(rest=source("socket: %s, connect: [\"%s\"]" % (kind, endpoint)),
+                  shim=False).start()
+    serving = serve()
+    serving.send(b"before")
+    holds_events(broker, 1)
+    serving.close(linger=1000)
+    began = time.monotonic()
+    eventually(lambda: "connects again" in (status(broker).get("last_error") or ""))
+    eventually(lambda: time.monotonic() - began > 20, within=30)
+    assert status(broker)["state"] == "running"
+    serving = serve()
+    serving.send(b"after")
+    assert [data_of(one) for one in holds_events(broker, 2)] == ["before", "after"]
+    assert not status(broker).get("last_error")
+    serving.close()
 
 
 def test_request_is_answered_when_durable_and_a_repeat_is_known(make, context):

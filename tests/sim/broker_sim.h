@@ -14,16 +14,16 @@
 // dead log are short and trimmed. Classes of events are switched off at random per run (swarm
 // testing).
 //
-// Checked at every step: one lease per (trigger, key); per key the first leases follow the
-// journal's order within an epoch, none before the one before is settled or used up, none while
-// the key is parked; nothing leased before it was durable, nothing again whose settlement was
-// confirmed; an offset has one event for ever; executions at most attempts and crashes; books
-// balance. After quiesce: every answered event ended once per trigger, nothing pending, no letter
-// open, attempts within the policy; the log holds each answered event, each emitted one whose
-// delivery is settled, each run of a replay once and none missing, what the API's trigger matched
-// while it was in force and nothing else, each item of a source's lane and each instant of a
-// schedule once, lanes and instants in order. After a flipped bit of the log: all but what its
-// batch said.
+// Checked whenever something is delivered or answered: SimCheck. Not while it cannot hold: leases
+// end unseen while a machine stands still, and a detached trigger's work is given up; after a
+// flipped bit of the log, what its batch said is unknown. After quiesce: nothing is pending, no
+// letter is open; every answered event ran for every trigger that was there all the time, unless
+// its answer was to drop it; the log, which was not trimmed, holds each answered event, each
+// emitted one whose delivery is settled, each run of a replay once and none missing, what the API's
+// trigger matched while it was in force and nothing else, each item of a source's lane and each
+// instant of a schedule once, lanes and instants in order; what was published for later, and
+// schedules that were added for one instant, once and not before their time; the books say what the
+// log and the workers say.
 
 #pragma once
 
@@ -36,14 +36,41 @@
 namespace tocsin {
 
 // A defect on purpose outside the broker, which a run must find: answers before they are durable; a
-// disk that says synced and has not (of files, of directories). Those inside: broker/base/canary.h.
-enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync };
+// disk that says synced and has not (of files, of directories); a worker that gets a byte of the
+// data wrong. Those inside: broker/base/canary.h.
+enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 18> kSimClasses = {
-    "crashes",   "deaths", "fails",     "poison",   "emits",  "dups",
-    "reloads",   "full",   "letters",   "pauses",   "breaks", "clock_set",
-    "schedules", "trims",  "half_open", "suspends", "damage", "routes"};
+inline constexpr std::array<std::string_view, 19> kSimClasses = {
+    "crashes",   "deaths",   "fails",  "poison", "emits",     "dups",      "reloads",
+    "full",      "letters",  "pauses", "breaks", "clock_set", "schedules", "trims",
+    "half_open", "suspends", "damage", "routes", "delays"};
+
+// What is checked, by name: a campaign counts how often each was, so that none is switched off
+// unseen.
+enum class SimCheck : std::uint8_t {
+  kContent,       // an event's bytes are those that were published, fed or emitted
+  kDurableFirst,  // it is durable before it is delivered
+  kNotAgain,      // a settlement that was confirmed is final
+  kAttempts,      // attempts rise, up to the policy's
+  kExclusive,     // one lease per trigger and key
+  kKeyOrder,      // first leases of a key in the journal's order, in every life
+  kKeyHeld,       // nothing passes what is not settled
+  kParked,        // nothing passes what parks its key
+  kConcurrency,   // a trigger's limit
+  kExecutions,    // at most the attempts of the lives that it saw
+  kMatching,      // an event goes to the triggers that were there and whose filter holds, only
+  kBooks,         // what is matched and acked, against the log and the workers
+  kAnsweredRan,   // what was answered ran
+  kInLogOnce,     // and is in the log once
+  kEmittedOnce,
+  kLaneOrder,
+  kInstants,  // each fired or recorded as skipped
+};
+inline constexpr std::array<std::string_view, 17> kSimCheckNames = {
+    "content",      "durable_first", "not_again",    "attempts",   "exclusive", "key_order",
+    "key_held",     "parked",        "concurrency",  "executions", "matching",  "books",
+    "answered_ran", "in_log_once",   "emitted_once", "lane_order", "instants"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;
@@ -64,7 +91,9 @@ struct BrokerSimResult {
   std::uint64_t emitted = 0;
   std::uint64_t power_cuts = 0;
   std::uint64_t flipped_bits = 0;
+  std::uint64_t broken_openings = 0;  // the power went off while the journal opened
   std::uint32_t steps = 0;
+  std::array<std::uint64_t, kSimCheckNames.size()> checks{};
 };
 
 BrokerSimResult RunBrokerSim(const BrokerSimOptions& options);

@@ -167,10 +167,12 @@ void Sim::CheckReplays() {
       if (replay.partition != id || replay.stopped || trims_) continue;
       const std::uint32_t run = replay.begun.number * kRunsPerReplay;
       for (const EventRecordInfo& event : events) {
+        EventView view;
         if (event.run > 0 || event.offset < replay.begun.from ||
-            !(event.offset < replay.begun.end)) {
+            !(event.offset < replay.begun.end) || !ParseEvent(event.bytes, view).ok()) {
           continue;
         }
+        if (replay.trigger == "some" && filter_ && view.Text("subject") != "third") continue;
         if (!runs.contains({replay.trigger, run, event.offset.value()})) {
           return Fail(fmt::format("replay {} of {} lacks {}/{}", replay.begun.number,
                                   replay.trigger, id, event.offset.value()));

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "broker/base/time_text.h"
+
 namespace tocsin::broker_sim {
 
 const std::vector<TriggerPlan>& Plans() {
@@ -21,8 +23,10 @@ const TriggerPlan& ApiPlan() {
   return plan;
 }
 
-std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type) {
+std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
+                      std::string_view deliver_at) {
   EventBuilder builder(fmt::format("e{}", number), "/sim", type);
+  if (!deliver_at.empty()) builder.Attribute(kDeliverAtAttribute, deliver_at);
   if (!key.empty()) builder.Attribute("partitionkey", key);
   builder.Attribute("subject", number % 3 == 0 ? "third" : "other");
   builder.TextData(fmt::format("{{\"n\":{}}}", number));
@@ -34,8 +38,35 @@ void SimWorker::Deliver(std::string_view, std::span<const OutgoingDelivery> deli
     held.push_back({delivery.handle, delivery.token, delivery.id, delivery.offset,
                     std::string(delivery.trigger_name), std::string(delivery.event),
                     delivery.attempt});
+    if (sim_.wrong_byte() && delivery.offset.value() % 16 == 15) {
+      std::string bytes(delivery.event);
+      bytes.back() ^= 1;
+      OutgoingDelivery wrong = delivery;
+      wrong.event = bytes;
+      sim_.OnDelivered(*this, wrong);
+      continue;
+    }
     sim_.OnDelivered(*this, delivery);
   }
+}
+
+void SimWorker::Cancel(std::span<const std::uint64_t> handles) {
+  for (const std::uint64_t handle : handles) {
+    const auto one = std::find_if(held.begin(), held.end(),
+                                  [&](const Held& lease) { return lease.handle == handle; });
+    if (one != held.end()) sim_.ForgetLease(*one);
+  }
+}
+
+void Sim::ForgetLease(const SimWorker::Held& held) {
+  EventView view;
+  (void)ParseEvent(held.event, view);
+  const std::string id = FormatDeliveryId(held.id);
+  const std::string partition = std::to_string(held.id.partition.value());
+  const auto lease =
+      leased_.find({fmt::format("{}/{}/{}", partition, held.trigger, view.PartitionKey()), ""});
+  if (lease != leased_.end() && lease->second == id) leased_.erase(lease);
+  leased_.erase({partition + "/some/", id});
 }
 
 void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
@@ -47,6 +78,8 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   }
   const std::string id = FormatDeliveryId(delivery.id);
   const std::string event_id(view.id);
+  CheckContent(view.id, delivery.event);
+  CheckDue(view.id);
   const std::string trigger(delivery.trigger_name);
   const auto [payload, fresh] =
       payload_.try_emplace({delivery.id.partition.value(), delivery.offset.value()}, event_id);
@@ -54,8 +87,14 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
     Fail(fmt::format("offset {} had {} and now {}", delivery.offset.value(), payload->second,
                      event_id));
   }
+  if (!log_damaged_) Checked(SimCheck::kNotAgain);
   if (!log_damaged_ && final_.contains(id + "@" + std::to_string(delivery.offset.value()))) {
     Fail(fmt::format("{} ({}) delivered again after its settlement was confirmed", id, event_id));
+  }
+  Checked(SimCheck::kAttempts);
+  Checked(SimCheck::kDurableFirst);
+  if (trigger == "some" && filter_ && view.Text("subject") != "third") {
+    Fail(fmt::format("{}: the filter of '{}' does not hold for it", event_id, trigger));
   }
   if (delivery.attempt > kAttempts) Fail(fmt::format("{}: attempt {}", id, delivery.attempt));
   Journal& journal = storage_->journal();
@@ -74,10 +113,16 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
     auto [lease, free] = leased_.try_emplace({scope, ""}, id);
     // What was read from the disk while the machine stood still may arrive after its lease's end,
     // or never.
+    if (!suspends_) Checked(SimCheck::kExclusive);
     if (!free && !suspends_)
       Fail(fmt::format("{}: {} leased while {} is", scope, id, lease->second));
-    CheckKey(delivery, scope, id);
-    if (delivery.attempt == 1 && delivery.id.run == 0) {
+    // What it was attempted in former lives does not matter: a key resumes at the first delivery
+    // that is not settled.
+    const bool first =
+        seen_leases_.insert(fmt::format("{}@{}", id, delivery.token.value() >> 32)).second;
+    CheckKey(delivery, scope, id, first);
+    if (first && delivery.id.run == 0) {
+      Checked(SimCheck::kKeyOrder);
       const std::string epoch_scope = fmt::format("{}@{}", scope, delivery.token.value() >> 32);
       std::uint64_t& highest = first_lease_[epoch_scope];
       if (delivery.offset.value() + 1 < highest) {
@@ -85,6 +130,14 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
       }
       highest = std::max(highest, delivery.offset.value() + 1);
     }
+  }
+  if (trigger == "some") {
+    leased_.try_emplace({fmt::format("{}/some/", delivery.id.partition.value()), id}, id);
+    const auto under_way = std::count_if(leased_.begin(), leased_.end(), [](const auto& lease) {
+      return !lease.first.second.empty();
+    });
+    if (!suspends_) Checked(SimCheck::kConcurrency);
+    if (!suspends_ && under_way > 2) Fail(fmt::format("'some': {} are under way", under_way));
   }
   if (options_.trace) {
     fmt::print("  deliver {} {} attempt {} {}\n", trigger, id, delivery.attempt, event_id);
@@ -94,8 +147,9 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
 // The key's order across attempts: a delivery that waits to be repeated, or has parked its key,
 // holds it.
 void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
-                   const std::string& id) {
+                   const std::string& id, bool first) {
   const auto parked = parked_.find(scope);
+  if (parked != parked_.end() && !park_full_) Checked(SimCheck::kParked);
   if (parked != parked_.end() && delivery.id.run == 0) {
     if (delivery.offset <= parked->second.offset) {
       parked_.erase(parked);  // it did not become durable that it, or one after it, had died
@@ -104,8 +158,10 @@ void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
     }
   }
   KeyHead& head = key_heads_[fmt::format("{}@{}", scope, delivery.token.value() >> 32)];
-  if (delivery.id.run == 0 && delivery.attempt == 1 && !head.id.empty() && head.id != id &&
-      !head.settled && head.attempt < kAttempts && !log_damaged_ && !suspends_) {
+  const bool passes = delivery.id.run == 0 && first && !head.id.empty() && head.id != id &&
+                      head.attempt < kAttempts && !log_damaged_ && !suspends_;
+  if (passes) Checked(SimCheck::kKeyHeld);
+  if (passes && !head.settled) {
     Fail(fmt::format("{}: {} leased, but {} is not settled (attempt {})", scope, id, head.id,
                      head.attempt));
   }
@@ -132,6 +188,9 @@ void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan&
                    std::vector<RouteSpec>& routes) {
   RouteSpec route;
   route.name = spec.name;
+  if (spec.name == "some" && filter_) {
+    route.filter = FilterFromJson(R"({"exact":{"subject":"third"}})").value();
+  }
   routes.push_back(route);
   TriggerSpec trigger;
   trigger.name = spec.name;
@@ -186,7 +245,8 @@ void Sim::Start() {
     if (!storage_->faulty() || attempt > 100) {
       return Fail(fmt::format("the journal does not open: {}", MessageOf(status)));
     }
-    storage_->Crash();
+    ++result_.broken_openings;
+    storage_->Crash(breaks_ && attempt < 20);
   }
   life_ = std::make_unique<Life>(storage_->journal(), executor_, clock_, broker_random_, *this,
                                  options);
@@ -218,7 +278,7 @@ void Sim::Crash() {
   ghosts_.clear();
   life_.reset();
   executor_.Clear();
-  storage_->Crash();
+  storage_->Crash(breaks_);
   leased_.clear();
   api_busy_ = false;
   ++api_changes_;
@@ -261,7 +321,16 @@ void Sim::Publish() {
     }
     const std::uint64_t key = number * 2654435761u % (keys_ + 1);
     const std::string name = key == keys_ ? std::string() : fmt::format("k{}", key);
-    keep->push_back(MakeEvent(number, name, number % 17 == 16 && poison_ ? "poison" : "plain"));
+    std::string deliver_at;
+    if (delays_ && number % 5 == 3) {
+      const WallTime at = clock_.Wall() + std::chrono::milliseconds(random_.Below(4000));
+      deliver_at = FormatRfc3339(at);
+      const auto [known, fresh] = deliver_.try_emplace(number, at);
+      if (!fresh) known->second = std::min(known->second, at);
+    }
+    const std::string_view type = number % 17 == 16 && poison_ ? "poison" : "plain";
+    keep->push_back(MakeEvent(number, name, type, deliver_at));
+    CheckContent(fmt::format("e{}", number), MakeEvent(number, name, type));
     PublishedEvent event;
     PartitionId home;
     const absl::Status prepared =
@@ -284,7 +353,9 @@ void Sim::Publish() {
         if (!verdict.refusal.ok()) return;  // nothing is known then of which
       }
       for (const std::uint64_t number : mine) {
-        if (known && changes == api_changes_ && number >= first && !answered_.contains(number)) {
+        // What is to be delivered later is matched then.
+        if (known && changes == api_changes_ && number >= first && !answered_.contains(number) &&
+            !deliver_.contains(number)) {
           api_expected_[number] = matched;
         }
         answered_[number] = true;
@@ -317,6 +388,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   const std::string id = FormatDeliveryId(held.id);
   const std::string key(view.PartitionKey());
   const Runs& runs = runs_[id];
+  if (!reloads_ && !log_damaged_) Checked(SimCheck::kExecutions);
   // A detached trigger's leases end without being charged.
   const bool may_go = reloads_ || held.trigger == ApiPlan().name;  // be detached meanwhile
   if (++runs_[id].executions > kAttempts + result_.crashes - runs.crashes_before && !may_go &&
@@ -325,8 +397,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
                      result_.crashes - runs.crashes_before + 1));
   }
   const std::string scope = fmt::format("{}/{}/{}", held.id.partition.value(), held.trigger, key);
-  const auto lease = leased_.find({scope, ""});
-  if (lease != leased_.end() && lease->second == id) leased_.erase(lease);
+  ForgetLease(held);
   worker.started_through = std::max(worker.started_through, held.handle);
   FrameAnswers frame;
   frame.started_through = worker.started_through;
@@ -352,24 +423,40 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
     NoteAnswer(held, scope, id, Ack{});
     frame.acked.push_back({held.handle, held.handle});
     ++executed_events_[held.trigger + " " + std::string(view.id)];
+    acks_sent_[held.trigger].insert(mark);
     // A stale answer settles nothing, and neither does one whose trigger was detached meanwhile.
     auto stale = std::make_shared<bool>(true);
-    if (worker.session->OnAnswers(frame, clock_.Monotonic(), [this, mark, stale] {
-          if (!*stale) final_.insert(mark);
-        }) == 0) {
+    if (worker.session->OnAnswers(frame, clock_.Monotonic(),
+                                  [this, mark, stale, trigger = held.trigger] {
+                                    if (*stale) return;
+                                    final_.insert(mark);
+                                    acks_confirmed_[trigger].insert(mark);
+                                  }) == 0) {
       *stale = may_go;
     }
     return;
   }
+  const std::string name = held.trigger + " " + std::string(view.id);
   if (std::holds_alternative<Ack>(answer.outcome)) {
-    ++executed_events_[held.trigger + " " + std::string(view.id)];
+    ++executed_events_[name];
+    acks_sent_[held.trigger].insert(mark);
   }
+  if (std::holds_alternative<Drop>(answer.outcome)) dropped_.insert(name);
   const Outcome outcome = answer.outcome;
   auto applied = std::make_shared<bool>(false);
   std::function<void()> confirmed;
-  if (!answer.emitted.empty()) {
-    confirmed = [this, applied, name = fmt::format("e{}", emitted_number_)] {
-      if (*applied) emitted_.insert(name);
+  // At the dead log's quota a rejected delivery stays, to be tried again.
+  const bool waits = std::holds_alternative<Reject>(outcome) && trims_ && letters_;
+  if (!std::holds_alternative<Retry>(outcome) && !waits) {
+    const bool ack = std::holds_alternative<Ack>(outcome);
+    if (options_.trace) fmt::print("  {} ends with outcome {}\n", id, outcome.index());
+    confirmed = [this, applied, ack, mark, trigger = held.trigger,
+                 emitted = fmt::format("e{}", emitted_number_)] {
+      if (!*applied) return;
+      final_.insert(mark);
+      if (!ack) return;
+      emitted_.insert(emitted);
+      acks_confirmed_[trigger].insert(mark);
     };
   }
   frame.others.push_back(std::move(answer));

@@ -40,7 +40,8 @@ struct TriggerPlan {
 
 const std::vector<TriggerPlan>& Plans();
 const TriggerPlan& ApiPlan();  // comes and goes by the API
-std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type);
+std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
+                      std::string_view deliver_at = "");
 
 class Sim;
 
@@ -59,7 +60,7 @@ class SimWorker final : public WorkerLink {
 
   explicit SimWorker(Sim& sim) : sim_(sim) {}
   void Deliver(std::string_view, std::span<const OutgoingDelivery> deliveries) override;
-  void Cancel(std::span<const std::uint64_t>) override {}
+  void Cancel(std::span<const std::uint64_t> handles) override;
   void Drain(const std::string&) override {}
 
   std::deque<Held> held;
@@ -116,6 +117,9 @@ class Sim final : public PartitionObserver {
   }
 
   void OnDelivered(SimWorker& worker, const OutgoingDelivery& delivery);
+  bool wrong_byte() const { return options_.canary == SimCanary::kWrongByte; }
+  // What the broker has taken from its worker.
+  void ForgetLease(const SimWorker::Held& held);
   void Fail(const std::string& what) {
     if (result_.failure.empty()) result_.failure = what;
   }
@@ -155,7 +159,17 @@ class Sim final : public PartitionObserver {
   void Reload();
   void StandStill();
   void FlipBit();
-  void CheckKey(const OutgoingDelivery& delivery, const std::string& scope, const std::string& id);
+  void Checked(SimCheck check) { ++result_.checks[static_cast<std::size_t>(check)]; }
+  // The same event has the same bytes, wherever it shows.
+  void CheckDue(std::string_view id);
+  void CheckContent(std::string_view id, std::string_view bytes);
+  void CheckMatching(const EventRecordInfo& event, std::string_view id);
+  void CheckBooksAgainst(
+      const std::map<std::pair<std::uint32_t, std::string>, std::uint64_t>& matched);
+  void NoteSchedules();
+  void CheckSchedules();
+  void CheckKey(const OutgoingDelivery& delivery, const std::string& scope, const std::string& id,
+                bool first);
   void NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
                   const Outcome& outcome);
   void CheckAnswered();
@@ -171,6 +185,11 @@ class Sim final : public PartitionObserver {
   bool Replaying();
   void AddSchedules(RoutePlan& plan) const;
   void AttachLanes();
+  void Dynamic();  // adds, pauses, resumes, fires or removes a schedule
+  void AddDynamic(const std::string& name, bool once);
+  void ControlDynamic(const std::string& name, ScheduleAction action);
+  void EndDelays();  // what recurs is removed, what waits comes
+  void FireRest();
   void Feed(std::size_t index);
   std::vector<EventRecordInfo> ReadAll(PartitionId id);
   void CheckLog();
@@ -194,9 +213,10 @@ class Sim final : public PartitionObserver {
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
        clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
-       damage_ = true, routes_ = true;
+       damage_ = true, routes_ = true, delays_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
+  bool filter_ = false;  // the trigger "some" takes every third published event only
 
   // The trigger of the API: of this life, what the partitions were told last.
   std::shared_ptr<const RoutePlan> plan_;
@@ -240,7 +260,17 @@ class Sim final : public PartitionObserver {
   std::set<std::string> emitted_;         // whose delivery's settlement was confirmed
   std::uint64_t emitted_number_ = 1'000'000;
   std::set<std::string> lost_events_;  // their batch is damaged
-  bool park_full_ = false;             // some keys are not held
+  // Of events that are published for later: not before this time.
+  std::map<std::uint64_t, WallTime> deliver_;
+  struct OneShot {
+    WallTime at;
+    bool answered = false;
+    bool removed = false;  // or maybe
+  };
+  std::map<std::string, OneShot> one_shots_;
+  std::set<std::string> recurring_;
+  std::uint64_t next_schedule_ = 0;
+  bool park_full_ = false;  // some keys are not held
   bool log_damaged_ = false;
   bool checkpoint_damaged_ = false;
   std::map<std::pair<std::string, std::string>, std::string> leased_;  // (trigger, key) -> delivery
@@ -248,6 +278,14 @@ class Sim final : public PartitionObserver {
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> payload_;  // offset -> event id
   std::map<std::string, int> executed_events_;  // "trigger event-id" -> executions
   std::set<std::string> final_;                 // settlements whose durability was confirmed
+  std::set<std::string> seen_leases_;           // delivery id @ epoch
+  std::map<std::string, std::size_t> content_;  // event id -> hash of its bytes
+  std::set<std::string> dropped_;               // "trigger event-id": the answer was to drop it
+  std::set<std::string> ever_detached_;         // triggers
+  std::map<std::string, std::set<std::string>> acks_sent_, acks_confirmed_;  // by trigger
+  std::map<std::string, std::vector<std::int64_t>> fired_;  // schedule -> instants in the log, us
+  std::map<std::string, ScheduleStatus> schedule_status_;   // before they are taken away
+  WallTime schedules_noted_;
   Instant last_expiry_check_{};
 };
 

@@ -12,7 +12,11 @@ namespace tocsin {
 struct SimFileSystem::Inode {
   std::string data;
   std::uint64_t durable_size = 0;
-  std::unordered_map<std::uint64_t, std::array<char, kSector>> old;  // of unsynced sectors
+  using Sectors = std::unordered_map<std::uint64_t, std::array<char, kSector>>;
+  Sectors old;  // of unsynced sectors, what the disk has
+  // What the disk has of sectors whose sync failed: they are clean, so that no later sync writes
+  // them, and read as they were written for as long as they are in memory.
+  Sectors stale;
 
   void Write(std::uint64_t position, const char* bytes, std::size_t size) {
     if (size == 0) return;
@@ -21,6 +25,11 @@ struct SimFileSystem::Inode {
          ++sector) {
       const auto [entry, added] = old.try_emplace(sector);
       if (!added) continue;
+      if (const auto known = stale.find(sector); known != stale.end()) {
+        entry->second = known->second;
+        stale.erase(known);
+        continue;
+      }
       entry->second.fill('\0');
       const std::uint64_t from = sector * kSector;
       if (from < durable_size) {
@@ -34,6 +43,27 @@ struct SimFileSystem::Inode {
   void Sync() {
     old.clear();
     durable_size = data.size();
+  }
+
+  // Some sectors were written, the others are given up.
+  void FailSync(SimFileSystem& fs) {
+    std::vector<std::uint64_t> sectors;
+    for (const auto& [sector, bytes] : old) sectors.push_back(sector);
+    std::sort(sectors.begin(), sectors.end());
+    for (const std::uint64_t sector : sectors) {
+      if (fs.Survives(Coins::kFair)) continue;
+      stale.emplace(sector, old[sector]);
+    }
+    old.clear();
+    durable_size = data.size();
+  }
+
+  // The disk's content shows.
+  void Revert(Sectors& sectors, std::uint64_t sector) {
+    const std::uint64_t from = sector * kSector;
+    if (from >= data.size()) return;
+    std::memcpy(data.data() + from, sectors[sector].data(),
+                std::min<std::uint64_t>(kSector, data.size() - from));
   }
 };
 
@@ -89,7 +119,10 @@ class SimFileSystem::SimFile final : public File {
     TOCSIN_RETURN_IF_ERROR(Alive());
     bool cut = false;
     TOCSIN_RETURN_IF_ERROR(fs_.Operate(cut));
-    if (const auto error = fs_.Injected(Call::kSync, path_)) return *error;
+    if (const auto error = fs_.Injected(Call::kSync, path_)) {
+      inode_->FailSync(fs_);
+      return *error;
+    }
     if (!fs_.lie_files_) inode_->Sync();
     return absl::OkStatus();
   }
@@ -356,10 +389,11 @@ void SimFileSystem::Crash(Coins coins) {
       inode->data.resize(static_cast<std::size_t>(inode->durable_size), '\0');
     }
     for (const std::uint64_t sector : sectors) {
-      const std::uint64_t from = sector * kSector;
-      if (Survives(coins) || from >= inode->data.size()) continue;
-      std::memcpy(inode->data.data() + from, inode->old[sector].data(),
-                  std::min<std::uint64_t>(kSector, inode->data.size() - from));
+      if (!Survives(coins)) inode->Revert(inode->old, sector);
+    }
+    if (coins != Coins::kAll) {  // the memory is gone
+      for (const auto& [sector, bytes] : inode->stale) inode->Revert(inode->stale, sector);
+      inode->stale.clear();
     }
     inode->Sync();
   }

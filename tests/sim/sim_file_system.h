@@ -55,7 +55,9 @@ class SimFileSystem final : public FileSystem {
   // --- faults --------------------------------------------------------------------------------
   enum class Call { kWrite, kSync, kPreallocate, kCreate, kRead };
   // The calls of this kind on paths with this prefix, after `skip` good ones, fail `count` times.
-  // A failing write has written a part.
+  // A failing write has written a part. A failing sync of a file has written some sectors, and
+  // forgets of the others that they are not on the disk, as Linux does: what was written of them
+  // is read until the power goes.
   void Fail(Call call, std::string path_prefix, absl::Status status, int count = 1, int skip = 0);
   void ClearFaults() { faults_.clear(); }
   bool HasFaults() const;  // some are still to come

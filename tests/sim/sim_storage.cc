@@ -42,7 +42,7 @@ class MemoryStorage final : public SimStorage {
   }
   bool faulty() const override { return false; }
   void DropTasks() override { engine_.Clear(); }
-  void Crash() override {
+  void Crash(bool) override {
     engine_.Clear();
     journal_.Crash();
   }
@@ -121,7 +121,8 @@ class DiskStorage final : public SimStorage {
     if (faulty_) return;
     faulty_ = true;
     using Call = SimFileSystem::Call;
-    static constexpr std::array<Call, 2> kCalls = {Call::kWrite, Call::kSync};
+    static constexpr std::array kCalls = {Call::kWrite, Call::kSync,   Call::kSync,
+                                          Call::kRead,  Call::kCreate, Call::kPreallocate};
     if (random_.Below(2) == 0) {
       fs_.PowerOffAfter(random_.Below(60));
     } else {
@@ -142,7 +143,7 @@ class DiskStorage final : public SimStorage {
   void DropTasks() override {
     for (OneThreadExecutor* one : {&committer_, &reader_, &background_}) one->Clear();
   }
-  void Crash() override {
+  void Crash(bool again) override {
     End();
     // A process that ends leaves everything it wrote; the power takes what was not synced.
     const bool power = fs_.powered_off() || random_.Below(2) == 0;
@@ -153,6 +154,10 @@ class DiskStorage final : public SimStorage {
     faulty_ = false;
     held_ = false;
     fs_.SetCapacity(kRoomy);
+    if (again && random_.Below(3) == 0) {
+      faulty_ = true;
+      fs_.PowerOffAfter(random_.Below(40));
+    }
   }
   std::optional<FlippedBit> FlipBit(bool in_checkpoint) override {
     return in_checkpoint ? FlipCheckpoint() : FlipBatch();

@@ -53,8 +53,9 @@ class SimStorage {
 
   // What waits for the journal's threads is dropped; before the owners go.
   virtual void DropTasks() = 0;
-  // The process ended or the power went off, chosen; the owners are gone.
-  virtual void Crash() = 0;
+  // The process ended or the power went off, chosen; the owners are gone. `again`: the power may go
+  // off once more soon, while the journal opens.
+  virtual void Crash(bool again) = 0;
   // After a crash: a bit flips in what is durable and closed, chosen. Nothing if there is nothing.
   virtual std::optional<FlippedBit> FlipBit(bool in_checkpoint) = 0;
   virtual std::uint64_t power_cuts() const = 0;  // so far

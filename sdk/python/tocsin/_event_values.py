@@ -16,6 +16,7 @@ _UNIONS = (Union, getattr(types, "UnionType", Union))  # `X | None` since Python
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _NAME = re.compile(r"[a-z0-9]+")
+_DELIVERY = ("tocsindeliverat", "tocsindeliverin")  # ask the broker for something, see Publisher
 _REFUSED_CHARACTERS = re.compile("[\u0000-\u001f\u007f-\u009f\ud800-\udfff]")
 _NOT_OF_URIS = re.compile(r'[\s<>"{}|\\^`]')
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -32,7 +33,7 @@ def check_name(name: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "data":
         raise InvalidEvent(f"attribute {name!r}: a name is lower-case letters and digits, "
                            "and not `data`")
-    if name.startswith("tocsin"):
+    if name.startswith("tocsin") and name not in _DELIVERY:
         raise InvalidEvent(f"attribute {name!r}: names that begin with tocsin are the broker's")
     return name
 

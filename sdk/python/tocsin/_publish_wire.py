@@ -43,6 +43,7 @@ class PublishResult:
 
     duplicate           it was there already; partition and offset say where
     partition, offset   where it is: with Publisher(positions=True), or of a duplicate
+    delayed             it is kept until its time (see Publisher), and has no position yet
     durable             synced to disk; else handed to the operating system (`durability: written`)
     error               in results of publish_batch only: it was refused
     """
@@ -52,6 +53,7 @@ class PublishResult:
     offset: Optional[int] = None
     durable: bool = False
     error: Optional[PublishError] = None
+    delayed: bool = False
 
 
 class Entry:
@@ -105,10 +107,10 @@ def read_response(response: Any, count: int) -> Tuple[List[PublishResult], List[
     for one in response.exceptions:
         if one.index >= count:
             continue
-        if one.duplicate:
+        if one.duplicate or one.delayed:
             has_first = one.HasField("first")
             results[one.index] = PublishResult(
-                duplicate=True, durable=durable,
+                duplicate=one.duplicate, delayed=one.delayed, durable=durable,
                 partition=one.first.partition if has_first else None,
                 offset=one.first.offset if has_first else None)
         elif one.code in _RETRIED:

@@ -11,6 +11,9 @@ A batch is whatever came while the one before was written: no timer, no delay at
 of one publisher keep their order, also over refusals (sent again from the first refused one after
 the broker's hint) and lost connections (sent again with the same ids; the broker's dedupe makes
 that exactly once within its window). A duplicate is a success.
+
+An event with the extension `tocsindeliverat` (RFC 3339 text, or an aware datetime) or
+`tocsindeliverin` (a duration as text, `90s`) is kept by the broker and delivered at that time.
 """
 
 from __future__ import annotations

@@ -208,9 +208,13 @@ TEST(CrontabTest, NoInputBreaksIt) {
   for (const std::string text :
        {"", "\n\n", "=", "A=", "\"", "'x", "- ", "@", "@reboot", "* * * * * %", "* * * * * \\%",
         "* * * * * a%", "~ ~ ~ ~ ~ a", "*/ * * * * a", "*/999999999999 * * * * a", ",,, * * * * a",
-        "* * * * * \"'", "RANDOM_DELAY=x\n@daily a"}) {
+        "* * * * * \"'", "RANDOM_DELAY=x\n@daily a",
+        // Found by fuzzing: each made a configuration that did not load.
+        "RANDOM_DELAY=-1\n@daily a", "RANDOM_DELAY=99999\n@daily a", "SHELL=\n@daily a",
+        "HOME=\n@daily a", "1A=x\n@daily a", "CE_ID=x\n@daily a"}) {
     Load(Import(text));
   }
+  Load(Import(std::string("@daily a\0b\n@daily c", 18)));
 }
 
 }  // namespace

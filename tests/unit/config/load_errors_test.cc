@@ -143,10 +143,7 @@ TEST(ConfigErrorsTest, UnknownNamesGetAHint) {
 }
 
 TEST(ConfigErrorsTest, WhatThisVersionLacksIsSaid) {
-  for (const char* kind : {"postgres"}) {
-    ExpectError(fmt::format("sources: {{ s: {{ {}: {{ a: b }} }} }}\n", kind),
-                fmt::format("`{}` is not supported by this version", kind));
-  }
+  ExpectError("sources: { s: { redis: { url: 'rediss://h', stream: s } } }\n", "[T0106]");
   ExpectError("sources: { s: { timer: { cron: '@hourly', overlap: alow } } }\n",
               "did you mean `allow`? [T0104]");
 }
@@ -205,6 +202,14 @@ TEST(ConfigErrorsTest, PatternErrorsHaveTheirPlace) {
   ExpectTriggerError("pattern: { data: { a: [x], a: [y] } }", "t.yaml:5:32: `a` is given twice");
   ExpectTriggerError("pattern: { data: { a: [ { wildcard: 'a**' } ] } }", "`**` at byte 1");
   ExpectTriggerError("pattern: [ x ]", "t.yaml:5:14: a pattern is an object");
+  ExpectTriggerError("transform: { data: { a: '{data.b' } }",
+                     "t.yaml:5:29: transform: `{` at 1 is not closed");
+  ExpectTriggerError("transform: { data: { a: {data.b} } }",
+                     "t.yaml:5:29: transform: a hole is written in quotes: \"{data.b}\" [T0104]");
+  ExpectTriggerError("transform: { attributes: { id: x } }",
+                     "t.yaml:5:36: transform: `id` cannot be changed");
+  ExpectTriggerError("transform: { date: x }", "transform: `date` is not known here");
+  ExpectTriggerError("transform: {}", "transform: it changes nothing");
 }
 
 TEST(ConfigErrorsTest, TimersAreCheckedAtTheirPlace) {

@@ -1,4 +1,4 @@
-// Sources of kind kafka, redis and zeromq: what is read, and every refusal.
+// Sources of kind kafka, redis, zeromq and postgres: what is read, and every refusal.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -158,6 +158,36 @@ TEST(ConfigQueuesTest, ZeromqRefusals) {
 TEST(ConfigQueuesTest, ASourceHasOneKind) {
   ExpectError("    kafka: { brokers: ['a:1'], topics: [t] }\n    zeromq: { bind: ['tcp://a:1'] }\n",
               "a source has one kind");
+}
+
+TEST(ConfigQueuesTest, PostgresIsReadWithItsDefaultsAndItsRefusals) {
+  PostgresSpec wanted;
+  wanted.name = "s";
+  wanted.url = "postgresql://u:hunter2@h/d";
+  wanted.tables = {"public.a", "b.*"};
+  const std::string url = "url: 'postgresql://u:${env:SECRET}@h/d'";
+  const std::string start = "    postgres: { " + url + ", tables: [public.a, 'b.*']";
+  EXPECT_EQ(Load<PostgresSpec>(start + " }\n"), wanted);
+  wanted.exclude = {{"public.a", {"x", "y"}}};
+  wanted.where = {{"b.c", "id > 1"}};
+  wanted.snapshot = PgSnapshot::kWhenNeeded;
+  wanted.snapshot_rate = 500;
+  wanted.pass_gaps = true;
+  wanted.slot_lag_bytes_max = std::uint64_t{1} << 30;
+  wanted.drop_slot = true;
+  EXPECT_EQ(Load<PostgresSpec>(start + ", exclude: { public.a: [x, y] }, where: { b.c: 'id > 1' },"
+                                       " snapshot: when_needed, snapshot_rate: 500, on_gap: "
+                                       "continue, max_slot_lag: 1GiB, at_max_slot_lag: drop_slot }"
+                                       "\n"),
+            wanted);
+  ExpectError("    postgres: { tables: [public.a] }\n", "`url` is missing");
+  ExpectError("    postgres: { " + url + " }\n", "`tables` names what is read");
+  ExpectError("    postgres: { " + url + ", tables: [a] }\n", "as `schema.table`");
+  ExpectError(start + ", slot: Big }\n", "`slot` takes small letters");
+  ExpectError(start + ", columns: { public.z: [x] } }\n", "is not one of `tables`");
+  ExpectError(start + ", columns: { public.a: x } }\n", "each with a list of columns");
+  ExpectError(start + ", publication: p, where: { public.a: 'x' } }\n", "its row filters");
+  ExpectError(start + ", at_max_slot_lag: drop_slot }\n", "needs `max_slot_lag`");
 }
 
 }  // namespace

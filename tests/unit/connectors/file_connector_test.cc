@@ -128,7 +128,7 @@ TEST_F(FileConnectorTest, TheEventBlockReplacesDefaults) {
 }
 
 // F41: what is half written must never be emitted.
-TEST_F(FileConnectorTest, FileThatIsBeingWrittenIsNotComplete) {
+TEST_F(FileConnectorTest, F41FileThatIsBeingWrittenIsNotComplete) {
   ASSERT_TRUE(Connect().ok());
   At(seconds(1), [this] { tree_.Begin("slow.csv"); });
   At(seconds(30), [this] { tree_.Grow("slow.csv", 5); });
@@ -147,7 +147,7 @@ TEST_F(FileConnectorTest, WithoutKnowingWritersTheCloseIsAwaited) {
   EXPECT_EQ(Run(seconds(30)), Happened{"created slow.csv"});
 }
 
-TEST_F(FileConnectorTest, FileFoundOpenAtTheStartWaitsForItsWriter) {
+TEST_F(FileConnectorTest, F41FileFoundOpenAtTheStartWaitsForItsWriter) {
   tree_.Begin("slow.csv");
   ASSERT_TRUE(Connect().ok());
   At(seconds(100), [this] { tree_.End("slow.csv"); });
@@ -155,7 +155,7 @@ TEST_F(FileConnectorTest, FileFoundOpenAtTheStartWaitsForItsWriter) {
   EXPECT_EQ(Run(seconds(30)), Happened{"created slow.csv"});
 }
 
-TEST_F(FileConnectorTest, WriterThatClosesAndComesBackWithinSettleIsAwaited) {
+TEST_F(FileConnectorTest, F41WriterThatClosesAndComesBackWithinSettleIsAwaited) {
   ASSERT_TRUE(Connect().ok());
   At(milliseconds(100), [this] { tree_.Write("a", 1); });
   for (int i = 1; i < 10; ++i) {
@@ -251,6 +251,54 @@ TEST_F(FileConnectorTest, F42FileThatIsRenamedWhileTheTreeIsListedIsNotForgotten
   EXPECT_EQ(Run(seconds(5)), Happened{"created b/f"});
   tree_.OnList("b", [this] { tree_.Rename("b/f", "a/f"); });  // "a" was listed already
   EXPECT_EQ(Run(seconds(300)), Happened{});
+}
+
+TEST_F(FileConnectorTest, F42FileThatIsMovedToWhereNothingIsWatchedYetIsNotForgotten) {
+  // After a start the directories are watched one by one; of the move only the first half is told.
+  spec_.recursive = true;
+  spec_.on_deleted = true;
+  for (int i = 100; i < 200; ++i) tree_.MakeDirectory("d" + std::to_string(i));
+  tree_.Write("d100/f");
+  ASSERT_TRUE(Connect().ok());
+  EXPECT_EQ(Run(seconds(5)), Happened{"created d100/f"});
+  ASSERT_TRUE(Connect().ok());
+  tree_.OnList("d140", [this] { tree_.Rename("d100/f", "d199/f"); });
+  tree_.OnList("d170", [this] { clock_.Advance(seconds(2)); });
+  EXPECT_EQ(Run(seconds(300)), Happened{});
+  EXPECT_EQ(lane_.entries.size(), 1U);
+}
+
+TEST(FileTrackerTest, F42ListingsThatMayHaveMissedAFileDoNotForgetIt) {
+  using Listing = FileTracker::Listing;
+  FileSpec spec;
+  spec.settle = Duration::zero();
+  FileFacts facts;
+  facts.kind = FileKind::kRegular;
+  facts.identity.inode = 7;
+  facts.links = 1;
+  for (const auto& [how, enough] :
+       {std::pair(Listing::kWatched, 2), std::pair(Listing::kUnwatched, 3)}) {
+    FileTracker tracker(spec);
+    tracker.Observe("f", facts, std::nullopt, Instant());
+    tracker.Decide("f", facts, WriterState::kNone, Instant());
+    ASSERT_EQ(tracker.seen_count(), 1U);
+    for (int i = 0; i < 5; ++i) {
+      tracker.BeginListing();
+      EXPECT_TRUE(tracker.EndListing(Listing::kDisturbed, {}));
+    }
+    EXPECT_EQ(tracker.seen_count(), 1U);
+    tracker.BeginListing();
+    tracker.Observe("g", facts, std::nullopt, Instant());  // found again
+    EXPECT_FALSE(tracker.EndListing(how, {}));
+    for (int i = 1; i < enough; ++i) {
+      tracker.BeginListing();
+      EXPECT_TRUE(tracker.EndListing(how, {}));
+      EXPECT_EQ(tracker.seen_count(), 1U);
+    }
+    tracker.BeginListing();
+    EXPECT_FALSE(tracker.EndListing(how, {}));
+    EXPECT_EQ(tracker.seen_count(), 0U);
+  }
 }
 
 TEST_F(FileConnectorTest, GoneFilesAreErasedAndANewOneOfTheNameIsNew) {

@@ -200,7 +200,7 @@ TEST_F(SourceRunnerTest, CarriesBatchesInOrderAndCommitsThem) {
   EXPECT_TRUE(reports_.empty());
 }
 
-TEST_F(SourceRunnerTest, NothingIsCommittedBeforeItIsDurable) {
+TEST_F(SourceRunnerTest, F44NothingIsCommittedBeforeItIsDurable) {
   sink_.hold = true;
   connector_.Offer(3);
   executor_.RunUntilIdle();
@@ -285,7 +285,7 @@ TEST_F(SourceRunnerTest, PollFailureWaitsForTheBatchThatIsUnderWay) {
   EXPECT_EQ(sink_.ids, Numbers(2));
 }
 
-TEST_F(SourceRunnerTest, FailedCommitIsMadeUpForByTheNext) {
+TEST_F(SourceRunnerTest, F44FailedCommitIsMadeUpForByTheNext) {
   connector_.commit_error = absl::UnavailableError("no");
   connector_.Offer(1);
   executor_.RunUntilIdle();
@@ -363,7 +363,36 @@ TEST_F(SourceRunnerTest, StopWaitsForTheBatchThatIsUnderWay) {
   executor_.RunUntilIdle();
   EXPECT_TRUE(stopped);
   EXPECT_EQ(sink_.ids, Numbers(1));
+  // Confirmed, too: another member of a group goes on behind it.
+  EXPECT_EQ(connector_.committed, "1");
   runner_.reset();
+}
+
+TEST_F(SourceRunnerTest, StopTriesAFailedCommitOnceMoreAndOnlyOnce) {
+  connector_.commit_error = absl::UnavailableError("no coordinator");
+  connector_.Offer(1);
+  executor_.RunUntilIdle();
+  EXPECT_EQ(runner_->status().last_error, "no coordinator");
+  EXPECT_EQ(connector_.committed, "");
+  bool stopped = false;
+  connector_.commit_error = absl::UnavailableError("still none");
+  runner_->Stop([&stopped] { stopped = true; });
+  executor_.RunUntilIdle();
+  EXPECT_TRUE(stopped);
+  EXPECT_EQ(runner_->status().errors, 2U);
+  runner_.reset();
+}
+
+TEST_F(SourceRunnerTest, FailureOfACommitIsNotShownWhenALaterOneSucceeded) {
+  connector_.commit_error = absl::UnavailableError("no coordinator");
+  connector_.Offer(1);
+  executor_.RunUntilIdle();
+  EXPECT_EQ(runner_->status().last_error, "no coordinator");
+  connector_.Offer(1);
+  executor_.RunUntilIdle();
+  EXPECT_EQ(connector_.committed, "2");
+  EXPECT_EQ(runner_->status().last_error, "");
+  EXPECT_EQ(runner_->status().errors, 1U);
 }
 
 }  // namespace

@@ -114,7 +114,7 @@ TEST_F(SystemTreeTest, IdentitySurvivesARenameAndNotARemoval) {
   EXPECT_NE(tree_->Facts("b")->identity, before.identity);
 }
 
-TEST_F(SystemTreeTest, KnowsWhetherAFileIsBeingWritten) {
+TEST_F(SystemTreeTest, F41KnowsWhetherAFileIsBeingWritten) {
   const int file = Write(root_ + "/a", "1", false);
   EXPECT_EQ(tree_->Writer("a"), WriterState::kWriting);
   ::close(file);

@@ -114,7 +114,7 @@ TEST_P(EachCallTest, F4WhicheverOfThemFailsNothingAnsweredIsLost) {
 
 INSTANTIATE_TEST_SUITE_P(All, EachCallTest,
                          testing::Values(Call::kWrite, Call::kSync, Call::kCreate,
-                                         Call::kPreallocate),
+                                         Call::kPreallocate, Call::kRead),
                          [](const auto& one) {
                            switch (one.param) {
                              case Call::kWrite:
@@ -123,6 +123,8 @@ INSTANTIATE_TEST_SUITE_P(All, EachCallTest,
                                return "Sync";
                              case Call::kCreate:
                                return "Create";
+                             case Call::kRead:
+                               return "Read";
                              default:
                                return "Preallocate";
                            }

@@ -129,6 +129,25 @@ TEST(PartitionRetentionTest, ATriggerFromTheStartGetsThroughALogThatIsFullBecaus
   EXPECT_TRUE(rig.Publish("later").ok());
 }
 
+// Found by the simulator; here `retention.size` was lowered.
+TEST(PartitionRetentionTest, ATriggerFromTheStartGetsThroughALogFarAboveItsSize) {
+  PartitionRig rig;
+  rig.partition_options.retention_bytes = kRetention;
+  ASSERT_TRUE(rig.Start().ok());
+  const int taken = Fill(rig);
+  rig.AddTrigger("late").from_start = true;
+  rig.partition_options.retention_bytes = kRetention / 2;
+  ASSERT_TRUE(rig.Restart().ok());
+  rig.Attach();
+  for (int i = 0; i < 120; ++i) {
+    (void)rig.DrainAll();
+    rig.Advance(kASecond);
+  }
+  EXPECT_EQ(rig.Books("late").acked, static_cast<std::uint64_t>(taken));
+  EXPECT_LE(rig.journal->log_bytes(), kRetention / 2);
+  EXPECT_TRUE(rig.Publish("later").ok());
+}
+
 TEST(PartitionRetentionTest, ByAgeTheLogShrinksAlsoWhereAPartitionIsIdleAndAfterARestart) {
   PartitionRig rig;
   rig.partition_options.retention_age = std::chrono::hours(1);

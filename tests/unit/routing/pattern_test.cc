@@ -145,6 +145,33 @@ TEST(PatternTest, ChoicesStandAtAnyLevel) {
   EXPECT_TRUE(Matches(R"({"data":{"$or":[{"prefix":"x"}]}})", R"({"$or":"xy"})"));
 }
 
+// What stands beside `$or` and what stands in it is about one element.
+TEST(PatternTest, ObjectsBesideAndInsideAChoiceGoTogether) {
+  constexpr std::string_view kBeside =
+      R"({"data":{"p":{"c":[2]}},"$or":[{"id":["x"]},{"data":{"p":{"a":[1]}}}]})";
+  EXPECT_TRUE(Matches(kBeside, R"({"p":[{"a":1,"c":2}]})"));
+  EXPECT_FALSE(Matches(kBeside, R"({"p":[{"a":1},{"c":2}]})"));
+  // Found by fuzzing: the array is the payload, within another.
+  constexpr std::string_view kRoot =
+      R"({"data":{"c":[2]},"$or":[{"id":["x"]},{"data":{"a":[1]}}]})";
+  EXPECT_TRUE(Matches(kRoot, R"([[{"a":1,"c":2}],3.5])"));
+  EXPECT_FALSE(Matches(kRoot, R"([[{"a":1},{"c":2}],3.5])"));
+  constexpr std::string_view kInner =
+      R"({"data":{"p":{"c":[2]},"$or":[{"$or":[{"p":{"a":[1]}},{"q":[1]}]},{"q":[2]}]}})";
+  EXPECT_FALSE(Matches(kInner, R"({"p":[{"a":1},{"c":2}]})"));
+  EXPECT_TRUE(Matches(kInner, R"({"p":[{"a":1,"c":2}]})"));
+  EXPECT_TRUE(Matches(kInner, R"({"p":[{"c":2}],"q":2})"));
+  EXPECT_FALSE(Matches(kInner, R"({"p":[{"c":3}],"q":2})"));
+  // Dotted names bring two choices into one object.
+  constexpr std::string_view kTwo = R"({"data.p":{"$or":[{"r.a":[1]},{"r.b":[1]}]},)"
+                                    R"("data":{"p":{"$or":[{"r.c":[1]},{"d":[1]}]}}})";
+  EXPECT_TRUE(Matches(kTwo, R"({"p":{"r":[{"b":1,"c":1}]}})"));
+  EXPECT_FALSE(Matches(kTwo, R"({"p":{"r":[{"b":1},{"c":1}]}})"));
+  EXPECT_TRUE(Matches(kTwo, R"({"p":{"r":[{"b":1}],"d":1}})"));
+  // Values of one array are each on their own.
+  EXPECT_TRUE(Matches(R"({"data":{"a":[1],"$or":[{"a":[2]},{"b":[1]}]}})", R"({"a":[1,2]})"));
+}
+
 // F20: what two readers may take for different things is nothing that a trigger acts on.
 TEST(PatternTest, HostilePayloadsDoNotMatchAndSayWhy) {
   constexpr std::string_view kPattern = R"({"data":{"a":[1]}})";
@@ -253,6 +280,11 @@ TEST(PatternTest, BudgetsAreRefusedWithTheReason) {
   std::string deep = "[1]";
   for (int i = 0; i < 33; ++i) deep = "{\"data\":" + deep + "}";
   ExpectRefused(deep, "at most 32 names deep");
+  std::string many = R"({"data":{"p":{"x":[0)";
+  for (int i = 0; i < 900; ++i) many += fmt::format(",{}", i + 1);
+  many += R"(]},"$or":[{"p":{"a":[0]}})";
+  for (int i = 0; i < 20; ++i) many += fmt::format(R"(,{{"p":{{"a":[{}]}}}})", i + 1);
+  ExpectRefused(many + "]}}", "written out that is more than 8192 parts");
   ExpectRefused(R"({"data":{"a":[")" + std::string(300'000, 'x') + "\"]}}", "at most 262144 bytes");
 }
 
@@ -271,6 +303,12 @@ TEST(PatternTest, CanonicalJsonReadsBackAsItself) {
       R"({"exists":false},{"anything-but":["a","b"]}],"b":{"c":[{"numeric":["=",3]},)"
       R"({"anything-but":[1,2]},{"anything-but":{"suffix":["x"]}}],"$or":[{"d":[1]},{"e":[2]}]}}})";
   EXPECT_EQ(canonical(all), all);
+  // A choice and what stands beside it, written out.
+  const std::string joined = canonical(
+      R"({"data":{"p":{"a":[1],"c":[2]}},"$or":[{"id":["x"]},{"data":{"p":{"a":[3]}}}]})");
+  EXPECT_EQ(joined, R"({"$or":[{"id":["x"],"data":{"p":{"a":[1],"c":[2]}}},)"
+                    R"({"data":{"p":{"a":[3],"c":[2],"$or":[{"a":[1]},{"a":[1]}]}}}]})");
+  EXPECT_EQ(canonical(joined), joined);
 }
 
 }  // namespace

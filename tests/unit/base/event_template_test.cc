@@ -1,4 +1,4 @@
-#include "connectors/event_template.h"
+#include "broker/base/event_template.h"
 
 #include <gtest/gtest.h>
 
