@@ -82,18 +82,24 @@ void Partition::Replay(std::string_view name, const ReplayOrder& order,
     return done(absl::FailedPreconditionError(
         fmt::format("trigger '{}' (from: start) still looks at the stored events", name)));
   }
-  ReplayProgress& progress = impl.replays[trigger->ordinal.value()].progress;
-  progress = ReplayProgress();
-  progress.from = wanted.next;
-  impl.replays[trigger->ordinal.value()].tokens = 1;
-  impl.replays[trigger->ordinal.value()].filled = impl.now;
+  Impl::ReplayRuntime& replay = impl.replays[trigger->ordinal.value()];
+  replay.progress = ReplayProgress();
+  replay.progress.from = wanted.next;
+  replay.tokens = 1;
+  replay.filled = impl.now;
+  // What is still read for one that was stopped is not of this one's span.
+  replay.reading = 0;
   impl.EnsureRoom(wanted.where.size() + 256);
   impl.RecordReplay(trigger->ordinal, trigger->replays + 1, wanted, false);
   impl.replaying.insert(trigger->ordinal.value());
-  impl.WhenDurable([this, ordinal = trigger->ordinal,
+  impl.WhenDurable([this, ordinal = trigger->ordinal, begun = replay.progress,
                     done = std::move(done)](const absl::Status& status) mutable {
     if (!status.ok()) return done(status);
-    done(impl_->replays[ordinal.value()].progress);
+    const ReplayProgress& now = impl_->replays[ordinal.value()].progress;
+    if (now.number == begun.number) return done(now);
+    begun.active = false;  // stopped meanwhile, and another one has begun
+    begun.stopped = true;
+    done(begun);
   });
 }
 

@@ -275,6 +275,39 @@ TEST(PartitionReplayTest, ACrashAnywhereInAReplayNeitherRepeatsNorLosesARun) {
   }
 }
 
+TEST(PartitionReplayTest, OneAfterAStoppedOneGetsItsWholeSpan) {
+  for (int steps = 0; steps < 60; ++steps) {
+    PartitionRig rig(static_cast<std::uint64_t>(steps) + 1);
+    ASSERT_TRUE(rig.Start().ok());
+    for (int i = 0; i < 40; ++i) {
+      ASSERT_TRUE(rig.Publish(fmt::format("e{}", i), "k", 900).ok());
+    }
+    std::vector<ReplayProgress> begun;
+    const auto begin = [&begun](Partition& partition, std::uint64_t from) {
+      ReplayOrder order;
+      order.from = Offset(from);
+      partition.Replay("all", order, [&begun](const absl::StatusOr<ReplayProgress>& progress) {
+        ASSERT_TRUE(progress.ok()) << progress.status();
+        begun.push_back(*progress);
+      });
+    };
+    rig.shards->Post(PartitionId(0), [&](Partition& partition) { begin(partition, 30); });
+    for (int i = 0; i < steps; ++i) {
+      if (!rig.owner.RunOne() && !rig.engine.RunOne()) (void)rig.committer.RunOne();
+    }
+    rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+      EXPECT_TRUE(partition.StopReplay("all").ok());
+      begin(partition, 0);
+    });
+    rig.Run();
+    EXPECT_EQ(Reached(rig, "all").copied, 40u) << steps;
+    // Each is told of itself, also if the next one began before it was durable.
+    ASSERT_THAT(begun, SizeIs(2)) << steps;
+    EXPECT_EQ(begun[0].number, 1u) << steps;
+    EXPECT_EQ(begun[1].number, 2u) << steps;
+  }
+}
+
 TEST(PartitionReplayTest, TheRateHoldsAndAStoppedOneStaysStopped) {
   PartitionRig rig;
   ASSERT_TRUE(rig.Start().ok());
