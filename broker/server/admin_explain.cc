@@ -110,7 +110,8 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
           return Refuse(fmt::format("there is no partition {}, there are {}",
                                     request_.ref().partition(), ports_.shards.partition_count()));
         }
-        return Read({PartitionId(request_.ref().partition()), Offset(request_.ref().offset())});
+        return Read(
+            {PartitionId(request_.ref().partition()), Offset(request_.ref().offset()), WallTime()});
       case What::kId:
         if (request_.id().empty()) return Refuse("`id` is empty");
         refusals_ = ports_.refusals.Find(request_.id(), request_.event_source(), kRefusalsShown);
