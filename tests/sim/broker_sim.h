@@ -65,12 +65,15 @@ enum class SimCheck : std::uint8_t {
   kInLogOnce,     // and is in the log once
   kEmittedOnce,
   kLaneOrder,
-  kInstants,  // each fired or recorded as skipped
+  kInstants,     // each fired or recorded as skipped
+  kReplayRuns,   // each event of a replay's span has its run, once
+  kApiMatching,  // what the trigger of the API matched while it was in force, and nothing else
 };
-inline constexpr std::array<std::string_view, 17> kSimCheckNames = {
-    "content",      "durable_first", "not_again",    "attempts",   "exclusive", "key_order",
-    "key_held",     "parked",        "concurrency",  "executions", "matching",  "books",
-    "answered_ran", "in_log_once",   "emitted_once", "lane_order", "instants"};
+inline constexpr std::array<std::string_view, 19> kSimCheckNames = {
+    "content",    "durable_first", "not_again",    "attempts",    "exclusive",
+    "key_order",  "key_held",      "parked",       "concurrency", "executions",
+    "matching",   "books",         "answered_ran", "in_log_once", "emitted_once",
+    "lane_order", "instants",      "replay_runs",  "api_matching"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;

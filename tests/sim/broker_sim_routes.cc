@@ -173,6 +173,7 @@ void Sim::CheckReplays() {
           continue;
         }
         if (replay.trigger == "some" && filter_ && view.Text("subject") != "third") continue;
+        Checked(SimCheck::kReplayRuns);
         if (!runs.contains({replay.trigger, run, event.offset.value()})) {
           return Fail(fmt::format("replay {} of {} lacks {}/{}", replay.begun.number,
                                   replay.trigger, id, event.offset.value()));
@@ -190,6 +191,7 @@ void Sim::CheckReplays() {
       if (expected == api_expected_.end()) continue;
       const bool matched = std::find(event.triggers.begin(), event.triggers.end(),
                                      ApiPlan().name) != event.triggers.end();
+      Checked(SimCheck::kApiMatching);
       if (matched != expected->second) {
         return Fail(fmt::format("{}/{} ({}) was {}matched by the API's trigger", id,
                                 event.offset.value(), view.id, matched ? "" : "not "));
