@@ -142,7 +142,6 @@ void Partition::Impl::RecordReplay(TriggerOrdinal ordinal, std::uint32_t number,
   record.trigger = ordinal;
   record.number = number;
   record.next = reached.next;
-  if (Planted(Canary::kReplayRepeats) && !over) record.next = Offset(reached.next.value() / 2);
   record.end = reached.end;
   record.from_us = reached.from_us;
   record.until_us = reached.until_us;
@@ -152,8 +151,17 @@ void Partition::Impl::RecordReplay(TriggerOrdinal ordinal, std::uint32_t number,
   record.over = over;
   std::string body;
   EncodeReplay(record, body);
-  AddAndApply(RecordType::kReplay, body);
   ReplayProgress& progress = replays[ordinal.value()].progress;
+  if (Planted(Canary::kReplayRepeats) && !over) {
+    // In the log alone: this life goes on as it should, or it would never end.
+    record.next = std::min(reached.next, progress.from);
+    std::string forgotten;
+    EncodeReplay(record, forgotten);
+    AddRecord(RecordType::kReplay, forgotten);
+    (void)state.Apply(RecordView{RecordType::kReplay, body, 0}, state.end(), turn.append_time_us);
+  } else {
+    AddAndApply(RecordType::kReplay, body);
+  }
   progress.number = number;
   progress.active = !over;
   progress.next = reached.next;
