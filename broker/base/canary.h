@@ -34,13 +34,16 @@ enum class Canary : std::uint8_t {
   kFireForgotten,     // that an instant has fired is not journaled
   kForwardUnsent,     // an emitted event is called delivered to its partition and is not
   kForwardRepeated,   // an emitted event that came already is taken again
+  kReplayRepeats,     // a replay forgets how far it has come
+  kStoredForgotten,   // a checkpoint lacks the triggers of the API
+  kRouteStale,        // a trigger that was replaced matches by its former route, too
   kMatchForgotten,    // an event is not recorded as matched by a trigger that it matches
   kSkipUnrecorded,    // an instant that does not fire leaves no record
   kPriorNotHeld,      // after a restart a key goes on while its delivery waits to be repeated
 };
 
 // By their value.
-inline constexpr std::array<std::string_view, 21> kCanaryNames = {"none",
+inline constexpr std::array<std::string_view, 24> kCanaryNames = {"none",
                                                                   "confirmed_early",
                                                                   "dispatched_early",
                                                                   "attempt_forgotten",
@@ -58,6 +61,9 @@ inline constexpr std::array<std::string_view, 21> kCanaryNames = {"none",
                                                                   "fire_forgotten",
                                                                   "forward_unsent",
                                                                   "forward_repeated",
+                                                                  "replay_repeats",
+                                                                  "stored_forgotten",
+                                                                  "route_stale",
                                                                   "match_forgotten",
                                                                   "skip_unrecorded",
                                                                   "prior_not_held"};

@@ -26,6 +26,7 @@ std::unique_ptr<Command> NewRoot() {
   AddFunctions(*root);
   AddWorkers(*root);
   AddDead(*root);
+  AddReplay(*root);
   AddStatus(*root);
   AddReload(*root);
   AddWork(*root);

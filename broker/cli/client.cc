@@ -328,6 +328,30 @@ absl::Status Client::CloseLetters(const v1::CloseLettersRequest& request,
                                                  idle);
 }
 
+absl::StatusOr<v1::ApplyTriggersResponse> Client::ApplyTriggers(
+    const v1::ApplyTriggersRequest& request) {
+  return impl_->Unary("apply triggers", &v1::Admin::Stub::ApplyTriggers, request);
+}
+
+absl::StatusOr<v1::RemoveTriggersResponse> Client::RemoveTriggers(
+    const v1::RemoveTriggersRequest& request) {
+  return impl_->Unary("remove triggers", &v1::Admin::Stub::RemoveTriggers, request);
+}
+
+absl::Status Client::Replay(const v1::ReplayRequest& request, const Each<v1::ReplayReport>& each) {
+  auto start = [&](grpc::ClientContext* context, grpc::CompletionQueue* queue, void* tag) {
+    return impl_->admin().AsyncReplay(context, request, queue, tag);
+  };
+  return impl_->Stream<v1::ReplayReport>("replay", start, each, nullptr);
+}
+
+absl::Status Client::Explain(const v1::ExplainRequest& request, const Each<v1::ExplainItem>& each) {
+  auto start = [&](grpc::ClientContext* context, grpc::CompletionQueue* queue, void* tag) {
+    return impl_->admin().AsyncExplain(context, request, queue, tag);
+  };
+  return impl_->Stream<v1::ExplainItem>("explain", start, each, nullptr);
+}
+
 absl::Status Client::Tail(const v1::TailRequest& request, const Each<v1::TailEvent>& each,
                           const Idle& idle) {
   auto start = [&](grpc::ClientContext* context, grpc::CompletionQueue* queue, void* tag) {

@@ -89,6 +89,11 @@ class Client {
                            const Idle& idle = nullptr);
   absl::Status CloseLetters(const v1::CloseLettersRequest& request,
                             const Each<v1::CloseLettersProgress>& each, const Idle& idle = nullptr);
+  absl::StatusOr<v1::ApplyTriggersResponse> ApplyTriggers(const v1::ApplyTriggersRequest& request);
+  absl::StatusOr<v1::RemoveTriggersResponse> RemoveTriggers(
+      const v1::RemoveTriggersRequest& request);
+  absl::Status Replay(const v1::ReplayRequest& request, const Each<v1::ReplayReport>& each);
+  absl::Status Explain(const v1::ExplainRequest& request, const Each<v1::ExplainItem>& each);
   absl::Status Tail(const v1::TailRequest& request, const Each<v1::TailEvent>& each,
                     const Idle& idle = nullptr);
   absl::Status ListSchedules(const v1::ListSchedulesRequest& request,

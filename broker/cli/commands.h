@@ -23,6 +23,7 @@ void AddFunctions(Command& root);  // functions, runs
 void AddWorkers(Command& root);
 void AddDead(Command& root);
 void AddStatus(Command& root);
+void AddReplay(Command& root);
 void AddReload(Command& root);
 void AddWork(Command& root);
 void AddCron(Command& root);

@@ -10,6 +10,7 @@
 #include "broker/base/system_clock.h"
 #include "broker/base/time_text.h"
 #include "broker/cli/commands.h"
+#include "broker/cli/moment.h"
 #include "broker/cli/session.h"
 
 namespace tocsin::cli {
@@ -51,21 +52,6 @@ void AddFilters(Command& command, Flags& flags) {
       {"--until", &flags.until, "TIME", "died before: RFC 3339, or 1h for an hour ago"});
   options.push_back(
       {"-n,--limit", &flags.limit, "N", "at most so many letters (default: no limit)"});
-}
-
-absl::StatusOr<std::int64_t> ParseMoment(const std::string& text, std::string_view option) {
-  if (text.empty()) return 0;
-  if (const auto time = ParseRfc3339(text); time.ok()) return time->time_since_epoch().count();
-  const auto ago = ParseDuration(text);
-  if (!ago.ok()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "{}: '{}' is neither a time such as 2026-03-29T01:00:00Z nor a duration such as 1h", option,
-        Clean(text)));
-  }
-  const auto wall = SystemClock().Wall();
-  return (wall - std::chrono::duration_cast<std::chrono::microseconds>(*ago))
-      .time_since_epoch()
-      .count();
 }
 
 absl::StatusOr<v1::LetterFilter> FilterOf(const Flags& flags) {

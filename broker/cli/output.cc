@@ -186,6 +186,7 @@ void WriteTriggers(const v1::ListTriggersResponse& triggers, TableLook look,
                    const Table::Sink& sink) {
   Table table({{"NAME"},
                {"STATE"},
+               {"ORIGIN"},
                {"FUNCTION"},
                {"MATCHED", true},
                {"ACKED", true},
@@ -200,9 +201,9 @@ void WriteTriggers(const v1::ListTriggersResponse& triggers, TableLook look,
   for (const v1::TriggerStatus& t : triggers.triggers()) {
     const bool nobody = t.workers() == 0 && t.pending() > 0;
     const bool reading = table.Row(
-        {Cell(t.name(), Tint::kCyan), StateCell(t.state()), t.function(), Text(t.matched()),
-         Text(t.acked()), BadCell(t.dead()), Text(t.dropped()), Text(t.expired()),
-         Text(t.pending()), ShortAge(t.oldest_age_ms()),
+        {Cell(t.name(), Tint::kCyan), StateCell(t.state()), t.origin(), t.function(),
+         Text(t.matched()), Text(t.acked()), BadCell(t.dead()), Text(t.dropped()),
+         Text(t.expired()), Text(t.pending()), ShortAge(t.oldest_age_ms()),
          Cell(Text(t.workers()), nobody ? Tint::kYellow : Tint::kNone), t.blocking_key()});
     if (!reading) return;
   }
@@ -232,6 +233,7 @@ void WriteTriggersJson(const v1::ListTriggersResponse& triggers, const Table::Si
     }
     TextOrNull(json, "blocking_key", t.blocking_key());
     json.Field("workers", t.workers()).Field("config_hash", t.config_hash());
+    TextOrNull(json, "origin", t.origin());
   });
 }
 

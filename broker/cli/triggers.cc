@@ -1,16 +1,21 @@
-// tocsin triggers [list|pause|resume|forget].
+// tocsin triggers [list|pause|resume|apply|remove|forget].
 
 #include <fmt/format.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "broker/cli/commands.h"
+#include "broker/cli/input.h"
 #include "broker/cli/session.h"
 
 namespace tocsin::cli {
 namespace {
 
 using Request = v1::SetTriggerStateRequest;
+
+constexpr std::size_t kApplyBytesMax = std::size_t{3} << 20;
 
 struct Flags : SessionFlags {
   std::string name;
@@ -109,11 +114,91 @@ void AddChange(Command& triggers, std::string_view action, Request::Action value
   };
 }
 
+struct ApplyFlags : SessionFlags {
+  std::string file;
+  bool dry_run = false;
+  std::vector<std::string> names;
+};
+
+int Apply(Console& console, const ApplyFlags& flags) {
+  const absl::StatusOr<std::string> text = ReadWhole(flags.file, kApplyBytesMax);
+  if (!text.ok()) return console.Fail(text.status());
+  return WithClient(console, flags.connection, [&](Client& client) {
+    v1::ApplyTriggersRequest request;
+    request.set_text(*text);
+    request.set_file(flags.file == "-" ? "stdin" : flags.file);
+    request.set_dry_run(flags.dry_run);
+    const auto answer = client.ApplyTriggers(request);
+    if (!answer.ok()) return console.Fail(answer.status());
+    if (flags.output.json()) {
+      JsonWriter json;
+      json.Object().Field("dry_run", flags.dry_run).Key("changes").Array();
+      for (const std::string& change : answer->changes()) json.Value(change);
+      json.End().Key("errors").Array();
+      for (const std::string& error : answer->errors()) json.Value(error);
+      json.End().End();
+      console.Out(json);
+    } else {
+      for (const std::string& error : answer->errors()) console.Note(Clean(error));
+      for (const std::string& change : answer->changes()) console.Out(Clean(change) + "\n");
+      if (answer->errors().empty() && answer->changes().empty()) console.Note("nothing to change");
+    }
+    return answer->errors().empty() ? kExitOk : kExitFailed;
+  });
+}
+
+int Remove(Console& console, const ApplyFlags& flags) {
+  return WithClient(console, flags.connection, [&](Client& client) {
+    v1::RemoveTriggersRequest request;
+    for (const std::string& name : flags.names) request.add_names(name);
+    const auto answer = client.RemoveTriggers(request);
+    if (!answer.ok()) return console.Fail(answer.status());
+    if (flags.output.json()) {
+      JsonWriter json;
+      json.Object().Key("removed").Array();
+      for (const std::string& name : flags.names) json.Value(name);
+      json.End().End();
+      console.Out(json);
+      return kExitOk;
+    }
+    for (const std::string& name : flags.names) {
+      console.Out(
+          fmt::format("{}: removed; what is pending is kept until `tocsin triggers forget {}`\n",
+                      Clean(name), Clean(name)));
+    }
+    return kExitOk;
+  });
+}
+
+void AddApply(Command& triggers) {
+  Command& apply =
+      triggers.Add("apply", "add or change triggers of the running broker, which keeps them",
+                   "tocsin triggers apply -f more-triggers.yaml");
+  auto flags = std::make_shared<ApplyFlags>();
+  apply.options.push_back({.names = "-f,--file",
+                           .target = &flags->file,
+                           .value = "FILE",
+                           .help = "YAML with `triggers`, as in the configuration; - is standard "
+                                   "input",
+                           .required = true,
+                           .is_file = true});
+  apply.options.push_back({"--dry-run", &flags->dry_run, "", "only say what would change"});
+  AddSession(apply, *flags);
+  apply.run = [flags](Console& console) { return Apply(console, *flags); };
+
+  Command& remove = triggers.Add("remove", "take away triggers that were applied",
+                                 "tocsin triggers remove one another");
+  auto remove_flags = std::make_shared<ApplyFlags>();
+  remove.positionals.push_back({"NAME", &remove_flags->names, "the triggers", {}, true, false});
+  AddSession(remove, *remove_flags);
+  remove.run = [remove_flags](Console& console) { return Remove(console, *remove_flags); };
+}
+
 }  // namespace
 
 void AddTriggers(Command& root) {
   Command& triggers =
-      root.Add("triggers", "show the triggers and their books; pause, resume, forget",
+      root.Add("triggers", "show the triggers and their books; pause, resume, apply, forget",
                "tocsin triggers -o json\ntocsin triggers pause import-new-files");
   auto flags = std::make_shared<SessionFlags>();
   AddSession(triggers, *flags);
@@ -126,6 +211,8 @@ void AddTriggers(Command& root) {
 
   AddChange(triggers, "pause", Request::PAUSE, "deliver nothing more until it is resumed");
   AddChange(triggers, "resume", Request::RESUME, "deliver again, from where it was paused");
+
+  AddApply(triggers);
 
   Command& forget = triggers.Add("forget", "discard a detached trigger and what is pending for it",
                                  "tocsin triggers forget old-import --dry-run");

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,21 @@ absl::StatusOr<Config> LoadConfig(const std::string& path, const ConfigEnvironme
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& file,
                                    const ConfigEnvironment& environment,
                                    std::vector<ConfigError>* errors = nullptr);
+
+// A trigger that comes over the API.
+struct AppliedTrigger {
+  TriggerConfig config;
+  std::string text;  // the value that was given for its name, on one line; see TriggersText()
+};
+
+// `triggers` of a text as in the file, and nothing else; sources, functions and defaults are those
+// of `config`. It reads no environment and no files. Errors as ParseConfig().
+absl::StatusOr<std::vector<AppliedTrigger>> ParseTriggers(
+    std::string_view text, const std::string& file, const Config& config,
+    std::vector<ConfigError>* errors = nullptr);
+
+// The text of stored triggers, by name, that ParseTriggers() reads.
+std::string TriggersText(const std::map<std::string, std::string>& stored);
 
 // Every key that the reader knows, in the order of the reference. `*` stands for a name, `[]` for
 // an element: `triggers.*.retry.attempts`, `broker.tokens[].scopes`.

@@ -25,17 +25,9 @@ bool GetLength(std::string_view bytes, std::size_t& position, std::uint64_t& val
   return false;
 }
 
-// 18 to 24 are not given out yet.
-bool IsKnown(std::uint8_t type) {
-  return type != 0 && type <= kRecordTypeLast &&
-         (type <= static_cast<std::uint8_t>(RecordType::kIdle) ||
-          type >= static_cast<std::uint8_t>(RecordType::kDynamicSet));
-}
-
-}  // namespace
-
-std::string RecordTypeName(std::uint8_t type) {
-  switch (static_cast<RecordType>(type & ~kRecordCriticalBit)) {
+// Null for a type that this version does not know; numbers may be left out.
+const char* NameOf(std::uint8_t type) {
+  switch (static_cast<RecordType>(type)) {
     case RecordType::kEvent:
       return "Event";
     case RecordType::kLaneState:
@@ -70,6 +62,10 @@ std::string RecordTypeName(std::uint8_t type) {
       return "TriggerCatchUp";
     case RecordType::kIdle:
       return "Idle";
+    case RecordType::kTriggerStored:
+      return "TriggerStored";
+    case RecordType::kReplay:
+      return "Replay";
     case RecordType::kDynamicSet:
       return "DynamicSet";
     case RecordType::kDynamicFired:
@@ -81,7 +77,15 @@ std::string RecordTypeName(std::uint8_t type) {
     case RecordType::kDelayedFired:
       return "DelayedFired";
   }
-  return fmt::format("type {}", type & ~kRecordCriticalBit);
+  return nullptr;
+}
+
+}  // namespace
+
+std::string RecordTypeName(std::uint8_t type) {
+  const auto plain = static_cast<std::uint8_t>(type & ~kRecordCriticalBit);
+  const char* name = NameOf(plain);
+  return name == nullptr ? fmt::format("type {}", plain) : name;
 }
 
 bool IsCritical(RecordType type) {
@@ -113,7 +117,7 @@ bool RecordReader::Next(RecordView& record) {
     const std::string_view content = body_.substr(position_, length);
     position_ += length;
     const auto type = static_cast<std::uint8_t>(byte & ~kRecordCriticalBit);
-    if (IsKnown(type)) {
+    if (NameOf(type) != nullptr) {
       record = RecordView{static_cast<RecordType>(type), content, start};
       return true;
     }

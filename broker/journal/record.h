@@ -36,6 +36,8 @@ enum class RecordType : std::uint8_t {
   kOwnerOpened = 15,  // written by the engine, see OwnerOpened below
   kTriggerCatchUp = 16,
   kIdle = 17,            // nothing happened to the partition; its place in the log moves on
+  kTriggerStored = 20,   // a trigger of the API, as it was given; partition 0 only
+  kReplay = 21,          // how far a replay has come
   kDynamicSet = 25,      // a schedule by command or API: made, paused, resumed, removed
   kDynamicFired = 26,    // it fired
   kDynamicSkipped = 27,  // range

@@ -481,11 +481,13 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   if (!closing) RunSchedules();
   TickQueues();
   if (!superseded.empty()) DropSuperseded();
-  if (now - last_housekeeping >= housekeep_every) Housekeep();
+  // Not before the plan is there: what it puts back is not to be forgotten.
+  if (plan != nullptr && now - last_housekeeping >= housekeep_every) Housekeep();
   PumpCheckpoint();
   TellSettled();
   PumpScans();
   PumpCatchUps();
+  const std::optional<Instant> replay_due = PumpReplays();
   PumpAudit();
   Flush();
   ExchangeAndDeliver();
@@ -501,6 +503,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
       ports.journal.HasRoomForIngest() && ports.journal.log_bytes() < options.retention_bytes;
   if (!room) housekeep_every = std::min(housekeep_every, kBusyHousekeepEvery);
   Instant next = last_housekeeping + housekeep_every;
+  if (replay_due) next = std::min(next, *replay_due);
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
   // Without room nothing fires; housekeeping looks again.
   if (!closing && SchedulesRun()) {
@@ -540,8 +543,8 @@ std::size_t Partition::in_flight_bytes() const {
 bool Partition::failed() const { return impl_->failed; }
 
 bool Partition::accepts_ingest() const {
-  return impl_->open && !impl_->failed && !impl_->stalled && !impl_->resubmitted &&
-         !impl_->closing && impl_->ports.journal.HasRoomForIngest() &&
+  return impl_->open && impl_->plan != nullptr && !impl_->failed && !impl_->stalled &&
+         !impl_->resubmitted && !impl_->closing && impl_->ports.journal.HasRoomForIngest() &&
          impl_->ports.journal.log_bytes() < impl_->options.retention_bytes;
 }
 

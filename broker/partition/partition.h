@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,8 +34,10 @@
 #include "broker/base/ids.h"
 #include "broker/base/random.h"
 #include "broker/journal/journal.h"
+#include "broker/partition/explain.h"
 #include "broker/partition/lane.h"
 #include "broker/partition/letter.h"
+#include "broker/partition/replay.h"
 #include "broker/partition/route_plan.h"
 #include "dispatch/dispatcher.h"
 
@@ -74,6 +77,10 @@ class PartitionObserver {
   virtual void Warn(PartitionId partition, std::string_view code, const std::string& message) = 0;
   // The journal failed: nothing more is answered OK. The process ends with status 1.
   virtual void Failed(PartitionId partition, const absl::Status& status) = 0;
+  // An event was not taken: `first` has the same source and id, or `why` says what is wrong. The
+  // lane is empty for one that was published.
+  virtual void NotTaken(PartitionId, const LaneId&, std::string_view /*event*/,
+                        std::optional<Offset> /*first*/, std::string_view /*why*/) {}
 };
 
 // The way to other partitions, for events emitted here whose home they are. Never refuses.
@@ -274,6 +281,29 @@ class Partition {
 
   // --- control ---
   void ApplyPlan(std::shared_ptr<const RoutePlan> plan);
+  // The same triggers but for what the change says; what that costs does not grow with their
+  // number. See route_plan.h.
+  void ChangePlan(const PlanChange& change);
+  // The same triggers, compiled anew.
+  void RebasePlan(const PlanRebase& rebase);
+
+  // Triggers of the API, as they were given, by name. Kept by partition 0 for the whole broker.
+  std::map<std::string, std::string> StoredTriggers() const;
+  // An empty text takes the name away. `done` on the executor when it is durable.
+  void StoreTriggers(const std::vector<std::pair<std::string, std::string>>& triggers,
+                     absl::AnyInvocable<void(absl::Status)> done);
+
+  // Begins a replay, or counts what it would give. `done` on the executor when it is durable that
+  // it began; it goes on by itself, also in the next life. One at a time per trigger.
+  //   kNotFound            no such trigger
+  //   kFailedPrecondition  it is detached, looks at the stored events, or is being replayed
+  //   kInvalidArgument     `where`
+  void Replay(std::string_view trigger, const ReplayOrder& order,
+              absl::AnyInvocable<void(absl::StatusOr<ReplayProgress>)> done);
+  // kNotFound. None under way is fine.
+  absl::Status StopReplay(std::string_view trigger);
+  ReplayProgress ReplayOf(std::string_view trigger) const;
+
   void OnAnswers(AnswerBatch batch);
   // The dispatcher may grant more now: everything ready is offered again at the turn's end.
   void Woken();
@@ -317,6 +347,15 @@ class Partition {
 
   void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max,
                   absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
+
+  // What is stored of an event and what became of its deliveries, later runs of it included.
+  // `done` runs on the executor.
+  //   kNotFound  not there, not there any more, or not readable
+  void Explain(Offset offset, absl::AnyInvocable<void(absl::StatusOr<EventStory>)> done);
+  // Where the dedupe table has it.
+  std::optional<Offset> FindRecent(const Hash128& identity) const;
+  // No event below was appended at `time` or later; a lower bound, from memory.
+  Offset OffsetSince(WallTime time) const;
 
   PartitionSnapshot Snapshot() const;
 

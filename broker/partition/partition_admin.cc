@@ -130,117 +130,6 @@ void Partition::Impl::FinishOpen(const absl::Status& status) {
   done(status);
 }
 
-void Partition::Impl::ApplyPlan(std::shared_ptr<const RoutePlan> new_plan) {
-  BeginIfNeeded();
-  if (failed || !open) return;
-  EncodeSettlements();
-  plan = std::move(new_plan);
-  const auto define = [&](const TriggerRecord& known, const TriggerSpec& spec,
-                          TriggerOrdinal ordinal, bool paused) {
-    EnsureRoom(spec.config_json.size() + 256);
-    TriggerDefinedRecord record;
-    record.trigger = ordinal;
-    record.generation = known.generation + 1;
-    record.paused = paused;
-    record.name = spec.name;
-    record.config_hash = spec.config_hash;
-    record.config_json = spec.config_json;
-    std::string body;
-    EncodeTriggerDefined(record, body);
-    AddAndApply(RecordType::kTriggerDefined, body);
-  };
-  route_ordinals.assign(plan->triggers.size(), kNoTrigger);
-  absl::flat_hash_set<std::uint32_t> present;
-  for (std::size_t route = 0; route < plan->triggers.size(); ++route) {
-    const TriggerSpec& spec = plan->triggers[route];
-    TriggerRecord* known = state.FindTrigger(spec.name);
-    if (known == nullptr && !spec.was.empty()) known = state.FindTrigger(spec.was);
-    if (known == nullptr) {
-      const TriggerOrdinal ordinal(static_cast<std::uint32_t>(state.triggers().size()));
-      define(TriggerRecord(), spec, ordinal, spec.paused);
-      known = state.FindTrigger(ordinal);
-      const std::optional<Offset> undefined = state.undefined_from();
-      if ((spec.from_start && state.end() > Offset()) || undefined) {
-        std::string body;
-        EncodeTriggerCatchUp({ordinal, spec.from_start ? Offset() : *undefined, false}, body);
-        AddAndApply(RecordType::kTriggerCatchUp, body);
-      }
-      if (undefined && !spec.from_start) {
-        Warn("T0311", fmt::format("what defined some triggers cannot be read: '{}', which is not "
-                                  "known, is given the events from {}/{} again",
-                                  spec.name, options.id.value(), undefined->value()));
-      }
-    } else if (known->detached || known->name != spec.name ||
-               known->config_hash != spec.config_hash) {
-      define(*known, spec, known->ordinal, known->paused);
-    }
-    route_ordinals[route] = known->ordinal;
-    present.insert(known->ordinal.value());
-  }
-  if (state.undefined_from()) {
-    for (const auto& trigger : state.triggers()) {
-      if (!trigger->name.empty() || trigger->pending() == 0) continue;
-      std::string body;
-      EncodeTriggerDetached({trigger->ordinal, Micros(wall), true}, body);
-      AddAndApply(RecordType::kTriggerDetached, body);
-    }
-    state.DefinedAgain();
-  }
-  runtimes.resize(state.triggers().size());
-  by_number.clear();
-  catching_up.clear();
-  for (std::size_t route = 0; route < plan->triggers.size(); ++route) {
-    const TriggerOrdinal ordinal = route_ordinals[route];
-    std::unique_ptr<Runtime>& runtime = runtimes[ordinal.value()];
-    if (runtime == nullptr) {
-      runtime = std::make_unique<Runtime>();
-      runtime->ordinal = ordinal;
-    }
-    runtime->route = route;
-    runtime->number = plan->numbers[route];
-    by_number[runtime->number.value()] = ordinal;
-    if (state.FindTrigger(ordinal)->catch_up) catching_up.insert(ordinal.value());
-    if (runtime->queue != nullptr) {
-      runtime->queue->SetPolicy(plan->triggers[route].policy);
-      Touch(*runtime);
-      continue;
-    }
-    const TriggerRecord* trigger = state.FindTrigger(ordinal);
-    if (trigger->pending() > 0 || !trigger->parked.empty()) {
-      // A former queue's failures must be durable before their deliveries are tried again.
-      Flush();
-      runtime->scan_after = in_flight.empty() ? 0 : in_flight.back().number;
-      (void)QueueOf(*runtime, std::min(trigger->floor, durable_end));
-      Touch(*runtime);
-    }
-  }
-  for (const auto& trigger : state.triggers()) {
-    if (trigger->forgotten || present.contains(trigger->ordinal.value())) continue;
-    Runtime* runtime = RuntimeOf(trigger->ordinal);
-    if (runtime != nullptr) {
-      if (runtime->queue != nullptr) {
-        state.RaiseFloor(trigger->ordinal, runtime->queue->Floor(durable_end));
-        DropRuntimeQueue(*runtime);
-      }
-      const ReadyOffer none{runtime->number, 0, 0};
-      std::vector<Grant> grants;
-      ports.dispatcher.Exchange(options.id, {&none, 1}, grants);
-      runtimes[trigger->ordinal.value()].reset();
-    }
-    if (trigger->detached) continue;
-    EnsureRoom(64);
-    std::string body;
-    EncodeTriggerDetached({trigger->ordinal, Micros(wall), false}, body);
-    AddAndApply(RecordType::kTriggerDetached, body);
-    Warn("T0313",
-         fmt::format("trigger '{}' is not in the configuration any more: it is detached "
-                     "with {} pending deliveries; `tocsin triggers forget {}` discards them",
-                     trigger->name, trigger->pending(), trigger->name));
-  }
-  LoadSchedules();
-  for (LaneBatch& batch : std::exchange(early_lanes, {})) AppendLane(std::move(batch));
-}
-
 absl::Status Partition::Impl::Usable() const {
   if (failed) return absl::UnavailableError("the journal failed; the broker is stopping");
   if (plan == nullptr) {
@@ -457,7 +346,7 @@ PartitionSnapshot Partition::Impl::Snapshot() const {
                                  ? runtimes[trigger->ordinal.value()].get()
                                  : nullptr;
     if (runtime != nullptr) {
-      books.function = plan->triggers[runtime->route].policy.function;
+      books.function = SpecOf(runtime->route).policy.function;
       if (const TriggerQueue* queue = runtime->queue.get()) {
         books.ready = queue->ready_count() + queue->ready_alone_count();
         books.leased = queue->leased_count();

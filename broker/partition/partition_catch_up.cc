@@ -33,7 +33,7 @@ void Partition::Impl::PumpCatchUps() {
       catching_up.erase(ordinal);
       continue;
     }
-    const auto& backlog_max = plan->triggers[runtime->route].policy.backlog.size_max;
+    const auto& backlog_max = SpecOf(runtime->route).policy.backlog.size_max;
     if (runtime->catch_up != 0 || (backlog_max && trigger->pending() >= *backlog_max)) continue;
     // If it is what keeps the log full, going on is what makes room: what it has copied goes. Far
     // above the size step by step, each when the one before is settled.
@@ -111,7 +111,7 @@ bool Partition::Impl::CopyMatches(Runtime& runtime, const CatchUpBatch& batch, O
   std::size_t bytes = 0;
   const std::size_t bytes_max = std::min(kCopiedBytesMax, ports.journal.batch_bytes_max() / 4);
   // A backlog may be exceeded by one event, or nothing would ever move.
-  const auto& backlog_max = plan->triggers[runtime.route].policy.backlog.size_max;
+  const auto& backlog_max = SpecOf(runtime.route).policy.backlog.size_max;
   const std::uint64_t pending = trigger->pending();
   const std::uint64_t events_max =
       backlog_max ? std::max<std::uint64_t>(1, *backlog_max - std::min(*backlog_max, pending))
@@ -128,7 +128,7 @@ bool Partition::Impl::CopyMatches(Runtime& runtime, const CatchUpBatch& batch, O
     }
     // A run of an event that is, or was, in the log itself.
     if (one.record.new_run || !ParseEvent(one.record.event, one.view).ok()) continue;
-    plan->table->Match(one.view, one.record.lane_source, match_scratch, match_routes);
+    MatchRoutes(one.view, one.record.lane_source);
     if (std::find(match_routes.begin(), match_routes.end(), runtime.route) == match_routes.end()) {
       continue;
     }

@@ -8,7 +8,7 @@
 #include "broker/base/canary.h"
 #include "broker/base/hash.h"
 #include "broker/base/status.h"
-#include "broker/base/wire.h"
+#include "broker/partition/checkpoint_fields.h"
 #include "broker/partition/partition_state.h"
 
 namespace tocsin {
@@ -31,40 +31,6 @@ constexpr int kPartBits = 8;
 constexpr int kBucketBits = 20;
 constexpr int kOffsetPageBits = 10;
 
-absl::Status Malformed(std::uint32_t table, std::uint64_t item) {
-  return absl::DataLossError(
-      fmt::format("checkpoint: item {} of table {} is malformed", item, table));
-}
-
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : reader_(bytes) {}
-  std::uint64_t U64() {
-    std::uint64_t value = 0;
-    ok_ = ok_ && reader_.ReadVarint(value);
-    return ok_ ? value : 0;
-  }
-  std::uint32_t U32() { return static_cast<std::uint32_t>(U64()); }
-  std::int64_t I64() { return static_cast<std::int64_t>(U64()); }
-  bool Flag() { return U64() != 0; }
-  std::string_view View() {
-    std::string_view value;
-    ok_ = ok_ && reader_.ReadBytes(value);
-    return ok_ ? value : std::string_view();
-  }
-  std::string Text() { return std::string(View()); }
-  bool More() const { return ok_ && !reader_.AtEnd(); }
-  bool ok() const { return ok_; }
-
- private:
-  WireReader reader_;
-  bool ok_ = true;
-};
-
-void PutI64(std::string& out, std::int64_t value) {
-  PutVarint(out, static_cast<std::uint64_t>(value));
-}
-
 void PutNotes(std::string& out, const std::vector<AttemptNote>& notes) {
   PutVarint(out, notes.size());
   for (const AttemptNote& note : notes) {
@@ -82,7 +48,7 @@ void PutId(std::string& out, const DeliveryId& id) {
   PutVarint(out, id.run);
 }
 
-DeliveryId GetId(Reader& reader, PartitionId partition) {
+DeliveryId GetId(PageReader& reader, PartitionId partition) {
   DeliveryId id;
   id.partition = partition;
   id.offset = Offset(reader.U64());
@@ -139,7 +105,7 @@ std::string EncodeTrigger(const TriggerRecord& trigger) {
 }
 
 bool DecodeTrigger(std::string_view bytes, PartitionId partition, TriggerRecord& trigger) {
-  Reader reader(bytes);
+  PageReader reader(bytes);
   trigger.name = reader.Text();
   trigger.generation = reader.U64();
   trigger.config_hash = reader.Text();
@@ -226,6 +192,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
   PutVarint(meta, lane_numbers_.size());
   SavePages(kMetaTable, 0, meta, delta);
 
+  TakeRoutePages(every, delta);
   for (const auto& trigger : triggers_) {
     if (!every && !trigger->dirty) continue;
     SavePages(kTriggerTable, trigger->ordinal.value(), EncodeTrigger(*trigger), delta);
@@ -383,7 +350,7 @@ absl::Status PartitionState::LoadPages(const std::vector<CheckpointPage>& pages)
 
 absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
                                       std::string_view bytes) {
-  Reader reader(bytes);
+  PageReader reader(bytes);
   switch (table) {
     case kMetaTable: {
       const std::uint64_t version = reader.U64();
@@ -395,10 +362,10 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
       break;
     }
     case kTriggerTable: {
-      if (item > triggers_.size()) return Malformed(table, item);
+      if (item > triggers_.size()) return MalformedItem(table, item);
       auto trigger = std::make_unique<TriggerRecord>();
       trigger->ordinal = TriggerOrdinal(static_cast<std::uint32_t>(item));
-      if (!DecodeTrigger(bytes, id_, *trigger)) return Malformed(table, item);
+      if (!DecodeTrigger(bytes, id_, *trigger)) return MalformedItem(table, item);
       trigger->dirty = false;
       if (!trigger->forgotten) trigger_names_[trigger->name] = trigger->ordinal;
       triggers_.push_back(std::move(trigger));
@@ -408,12 +375,12 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
       const std::string source = reader.Text();
       const std::string key = reader.Text();
       LaneRecord& lane = LaneOf(source, key);
-      if (lane.number != item) return Malformed(table, item);
+      if (lane.number != item) return MalformedItem(table, item);
       lane.position = reader.Text();
       lane.events = reader.U64();
       const std::uint64_t buckets = reader.U64();
       if (buckets == 0 || buckets > (std::uint64_t{1} << kBucketBits))
-        return Malformed(table, item);
+        return MalformedItem(table, item);
       lane.buckets.resize(buckets);
       lane.dirty_buckets.assign(buckets, false);
       lane.dirty = false;
@@ -422,9 +389,9 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
     case kLaneEntryTable: {
       const std::uint64_t number = item >> kBucketBits;
       const std::uint64_t bucket = item & ((std::uint64_t{1} << kBucketBits) - 1);
-      if (number >= lane_numbers_.size()) return Malformed(table, item);
+      if (number >= lane_numbers_.size()) return MalformedItem(table, item);
       LaneRecord& lane = *lane_numbers_[number];
-      if (bucket >= lane.buckets.size()) return Malformed(table, item);
+      if (bucket >= lane.buckets.size()) return MalformedItem(table, item);
       while (reader.More()) {
         std::string key = reader.Text();
         lane.buckets[bucket][std::move(key)] = reader.Text();
@@ -487,11 +454,15 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
         tracked_[event.offset.value()] = std::move(event);
       }
       break;
+    case kTriggerPastTable:
+      return LoadPast(item, bytes);
+    case kStoredTriggerTable:
+      return LoadStored(bytes);
     default:
       return absl::FailedPreconditionError(fmt::format(
           "checkpoint: unknown table {}: it was written by a newer program; use that one", table));
   }
-  return reader.ok() ? absl::OkStatus() : Malformed(table, item);
+  return reader.ok() ? absl::OkStatus() : MalformedItem(table, item);
 }
 
 std::string PartitionState::Digest() {

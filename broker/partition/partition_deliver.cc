@@ -34,8 +34,7 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
   missing.grant = fetch.grant;
   missing.trigger = fetch.trigger;
   std::vector<Refusal> refusals;
-  const Transform* const transform =
-      plan->table->route(static_cast<std::uint32_t>(runtime->route)).transform.get();
+  const Transform* const transform = RouteOf(runtime->route).transform.get();
   std::shared_ptr<const CachedBatch> batch;
   EventRecord record;
   for (const Lease& lease : fetch.leases) {
@@ -134,7 +133,7 @@ void Partition::Impl::RefuseDeliveries(Runtime& runtime, const Grant& grant,
     Warn("T0330",
          fmt::format("trigger '{}': the transform cannot be made of event {}/{}: {}; such "
                      "deliveries become dead letters of reason refused",
-                     plan->triggers[runtime.route].name, options.id.value(),
+                     SpecOf(runtime.route).name, options.id.value(),
                      refusals.front().lease.candidate.offset.value(), refusals.front().message));
   }
   std::vector<Action> actions;

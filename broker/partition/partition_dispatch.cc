@@ -29,7 +29,7 @@ TriggerQueue& Partition::Impl::QueueOf(Runtime& runtime, Offset admit_from) {
   if (runtime.queue != nullptr) return *runtime.queue;
   runtime.queue =
       std::make_unique<TriggerQueue>(options.id, runtime.ordinal, epoch, admit_from, options.queues,
-                                     plan->triggers[runtime.route].policy, ports.random.Next());
+                                     SpecOf(runtime.route).policy, ports.random.Next());
   runtime.queue_number = ++queues_made;
   runtime.queue->ContinueTokens(tokens_given);
   const TriggerRecord* trigger = state.FindTrigger(runtime.ordinal);
@@ -384,7 +384,7 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
     letter.attempts = history->second.failed;
     letter.history = history->second.notes;
   }
-  bool park = plan->triggers[runtime.route].policy.on_exhausted == OnExhausted::kPark &&
+  bool park = SpecOf(runtime.route).policy.on_exhausted == OnExhausted::kPark &&
               !letter.key.empty() && action.reason != LetterReason::kExpired;
   // Parked keys must leave room among the keys whose deliveries wait in the journal: what would
   // release them may lie behind those of other keys.

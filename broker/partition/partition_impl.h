@@ -30,7 +30,7 @@ struct Partition::Impl {
   // What may be forgotten of a trigger.
   struct Runtime {
     TriggerOrdinal ordinal;
-    std::size_t route = 0;  // in plan->triggers
+    std::size_t route = 0;  // the one in force: see SpecOf()
     TriggerNumber number;
     std::unique_ptr<TriggerQueue> queue;  // null while nothing is pending
     std::uint64_t queue_number = 0;  // of this life's queues: what comes late is of another one
@@ -128,6 +128,18 @@ struct Partition::Impl {
     std::shared_ptr<const std::string> body;
     std::vector<EventSlot> slots;
   };
+
+  // A replay, as far as it may be forgotten.
+  struct ReplayRuntime {
+    ReplayProgress progress;
+    std::string where_text;
+    std::shared_ptr<const Filter> where;
+    std::uint64_t reading = 0;  // number of the read or append under way; 0: none
+    std::uint64_t allowed = 0;  // events of this read
+    double tokens = 0;
+    Instant filled{};
+  };
+  struct DryReplay;
 
   Impl(const PartitionOptions& options_in, const Ports& ports_in);
 
@@ -297,7 +309,6 @@ struct Partition::Impl {
   void AddAndApply(RecordType type, std::string_view body);
   bool PageBatch(const CachedBatch& batch, std::size_t events_max, std::size_t bytes_max,
                  EventPage& page);  // false: the page is full
-  void ApplyPlan(std::shared_ptr<const RoutePlan> new_plan);
   // `then` runs when every letter made so far is durable, or never will be.
   void WaitUntilWritten(const OpenLetter& letter,
                         absl::AnyInvocable<void(const absl::Status&)> then);
@@ -309,6 +320,44 @@ struct Partition::Impl {
   void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max, EventPage page,
                   absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
   PartitionSnapshot Snapshot() const;
+
+  // --- partition_routes.cc: routes are counted through the plan and then the overlay ---
+  const TriggerSpec& SpecOf(std::size_t route) const;
+  const RouteSpec& RouteOf(std::size_t route) const;
+  TriggerNumber NumberOf(std::size_t route) const;
+  bool InForce(std::size_t route) const;  // false: its trigger has a newer one, or is gone
+  // Those in force that match, into match_routes.
+  void MatchRoutes(const EventView& view, std::string_view source);
+  void Define(const TriggerRecord& known, const TriggerSpec& spec, TriggerOrdinal ordinal,
+              bool paused);
+  TriggerOrdinal DefineRoute(const TriggerSpec& spec);
+  void PutInForce(std::size_t route);
+  void TakeOutOfForce(const TriggerRecord& trigger);  // detached
+  void ApplyPlan(std::shared_ptr<const RoutePlan> new_plan);
+  void ChangePlan(const PlanChange& change);
+  void RebasePlan(const PlanRebase& rebase);
+
+  // --- partition_replay.cc ---
+  absl::Status CheckReplay(std::string_view name, TriggerRecord** trigger);
+  void RecordReplay(TriggerOrdinal ordinal, std::uint32_t number, const ReplayState& reached,
+                    bool over);
+  std::optional<Instant> PumpReplays();  // when there are tokens again
+  void ReadForReplay(TriggerOrdinal ordinal, JournalPosition from);
+  void OnReplayRead(TriggerOrdinal ordinal, absl::StatusOr<ReadResult> result);
+  bool ReplayTakes(const Runtime& runtime, const ReplayState& order, const Filter* where,
+                   const EventRecord& record, const EventView& view, std::int64_t append_time_us);
+  // Copies what is taken of the batch from `reached.next` on; false: enough for one append.
+  bool CopyForReplay(Runtime& runtime, const CatchUpBatch& batch, std::int64_t append_time_us,
+                     ReplayState& reached);
+  void CountForReplay(std::shared_ptr<DryReplay> dry, JournalPosition from);
+
+  // --- partition_explain.cc ---
+  struct Explaining;
+  void Explain(Offset offset, absl::AnyInvocable<void(absl::StatusOr<EventStory>)> done);
+  void ReadForExplain(std::shared_ptr<Explaining> look, JournalPosition from);
+  void OnExplainRead(std::shared_ptr<Explaining> look, absl::StatusOr<ReadResult> result);
+  void ReadStory(Explaining& look, const StoredBatch& stored);
+  void FinishStory(Explaining& look);
 
   // --- set at construction ---
   const PartitionOptions options;
@@ -340,6 +389,9 @@ struct Partition::Impl {
   std::vector<LaneBatch> early_lanes;  // of partitions that were recovered before this one
 
   std::shared_ptr<const RoutePlan> plan;
+  std::shared_ptr<const RoutePlan> overlay;        // what was applied since; may be null
+  bool backlog_refuses = false;                    // of some trigger, when it is full
+  bool patched = false;                            // some routes may not be in force
   std::vector<TriggerOrdinal> route_ordinals;      // by route
   std::vector<std::unique_ptr<Runtime>> runtimes;  // by ordinal; null: not in the plan
   absl::flat_hash_map<std::uint32_t, TriggerOrdinal> by_number;
@@ -353,8 +405,10 @@ struct Partition::Impl {
   std::shared_ptr<Confirmation> confirming;  // of the answers that are being applied
   Audit audit;
   std::size_t fetches = 0;
-  std::set<std::uint32_t> catching_up;  // ordinals in the plan
-  std::set<std::uint32_t> scan_wanted;  // ordinals that may want one
+  std::set<std::uint32_t> catching_up;                        // ordinals in the plan
+  std::set<std::uint32_t> replaying;                          // ordinals in the plan
+  absl::flat_hash_map<std::uint32_t, ReplayRuntime> replays;  // by ordinal
+  std::set<std::uint32_t> scan_wanted;                        // ordinals that may want one
   std::size_t scans = 0;
   std::uint64_t next_scan = 1;     // never reused: an answer of the disk may come late
   std::uint32_t tokens_given = 0;  // by queues that are gone
@@ -377,6 +431,7 @@ struct Partition::Impl {
   std::map<LaneId, LaneListener*> listeners;
   MatchScratch match_scratch;
   std::vector<std::uint32_t> match_routes;
+  std::vector<std::uint32_t> overlay_routes;
   EventRecord record_scratch;
   std::string prefix_scratch;
   std::vector<Action> action_scratch;

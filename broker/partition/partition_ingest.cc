@@ -116,12 +116,12 @@ bool Partition::Impl::MatchEvent(const EventView& view, std::string_view source,
                                  EventRecord& record, absl::Status* refusal) {
   record.matches.clear();
   if (plan == nullptr || plan->table == nullptr) return true;
-  plan->table->Match(view, source, match_scratch, match_routes);
+  MatchRoutes(view, source);
   for (const std::uint32_t route : match_routes) {
     TriggerRecord* trigger = state.FindTrigger(route_ordinals[route]);
     if (trigger->catch_up) continue;  // its turn comes when it is a stored one
     if (Planted(Canary::kMatchForgotten) && state.end().value() % 32 == 31) continue;
-    const BacklogPolicy& backlog = plan->triggers[route].policy.backlog;
+    const BacklogPolicy& backlog = SpecOf(route).policy.backlog;
     if (refusal != nullptr && backlog.size_max && backlog.when_full == WhenFull::kRefuse &&
         trigger->pending() >= *backlog.size_max) {
       *refusal = absl::ResourceExhaustedError(
@@ -137,10 +137,9 @@ bool Partition::Impl::MatchEvent(const EventView& view, std::string_view source,
 // `backlog.when_full: drop`: matched and, in the same batch, dropped, covered by a record.
 void Partition::Impl::DropOverBacklog(const EventRecord& record) {
   for (const Match& match : record.matches) {
-    const std::size_t route = RuntimeOf(match.trigger) == nullptr ? plan->triggers.size()
-                                                                  : RuntimeOf(match.trigger)->route;
-    if (route >= plan->triggers.size()) continue;
-    const BacklogPolicy& backlog = plan->triggers[route].policy.backlog;
+    const Runtime* runtime = RuntimeOf(match.trigger);
+    if (runtime == nullptr) continue;
+    const BacklogPolicy& backlog = SpecOf(runtime->route).policy.backlog;
     if (!backlog.size_max || backlog.when_full != WhenFull::kDrop) continue;
     const TriggerRecord* trigger = state.FindTrigger(match.trigger);
     const auto held = turn.dropped.find(match.trigger.value());
@@ -201,6 +200,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
       verdict.first = seen->offset;
       last_duplicate = last_duplicate ? std::max(*last_duplicate, seen->offset) : seen->offset;
       ++duplicates;
+      ports.observer.NotTaken(options.id, LaneId(), bytes, seen->offset, "");
       outcome.verdicts.push_back(std::move(verdict));
       continue;
     }
@@ -208,6 +208,8 @@ void Partition::Impl::Publish(PublishBatch batch) {
         state.dynamic().Find(DelayedName(event.identity)).has_value()) {
       verdict.duplicate = verdict.delayed = delayed_duplicate = true;
       ++duplicates;
+      ports.observer.NotTaken(options.id, LaneId(), bytes, std::nullopt,
+                              "an event of this source and id waits for its time already");
       outcome.verdicts.push_back(std::move(verdict));
       continue;
     }
@@ -218,6 +220,8 @@ void Partition::Impl::Publish(PublishBatch batch) {
         verdict.refusal = RoomForSchedules(bytes.size() + 256);
         if (!verdict.refusal.ok()) {
           ++refused;
+          ports.observer.NotTaken(options.id, LaneId(), bytes, std::nullopt,
+                                  MessageOf(verdict.refusal));
           verdict.retry_after_ms = 1000;
         } else {
           verdict.delayed = delayed = true;
@@ -237,6 +241,8 @@ void Partition::Impl::Publish(PublishBatch batch) {
     }
     if (!verdict.refusal.ok()) {
       ++refused;
+      ports.observer.NotTaken(options.id, LaneId(), bytes, std::nullopt,
+                              MessageOf(verdict.refusal));
       verdict.retry_after_ms = 1000;
       outcome.verdicts.push_back(std::move(verdict));
       continue;
@@ -348,6 +354,18 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
                     FormatBytes(ports.journal.batch_bytes_max()))));
     return;
   }
+  // A source waits for a full backlog as for a full disk; what it then brings may exceed it.
+  if (!from_partition && backlog_refuses) {
+    absl::Status full;
+    for (const std::string& event : batch.events) {
+      EventView view;
+      if (ParseEvent(event, view).ok() &&
+          !MatchEvent(view, batch.lane.source, record_scratch, &full)) {
+        batch.done(full);
+        return;
+      }
+    }
+  }
   // An event that is refused becomes a letter, too.
   EnsureRoom(bytes, letter_bytes + (from_partition ? 0 : bytes));
   std::size_t first = 0;
@@ -382,13 +400,15 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
     if (!valid.ok()) {
       AddLetterWithoutTrigger(batch.lane, bytes_in, LetterReason::kRefused,
                               std::string(MessageOf(valid)));
+      ports.observer.NotTaken(options.id, batch.lane, bytes_in, std::nullopt, MessageOf(valid));
       continue;
     }
     Hash128 identity;
     if (batch.dedupe) {
       identity = HashSourceAndId(view.source, view.id, options.hash_seed);
-      if (state.dedupe().Find(identity, now_us)) {
+      if (const auto seen = state.dedupe().Find(identity, now_us)) {
         ++duplicates;
+        ports.observer.NotTaken(options.id, batch.lane, bytes_in, seen->offset, "");
         continue;
       }
     }

@@ -119,9 +119,15 @@ void Partition::Impl::Trim() {
   const Offset floor = Floor(nullptr);
   if (!start_known) start = Offset();
   Offset trim = std::max(start, StartForSize(floor));
+  // By age nothing goes that a replay still has to look at; want of room does not wait for it.
+  Offset held = floor;
+  for (const std::uint32_t ordinal : replaying) {
+    const TriggerRecord* trigger = state.FindTrigger(TriggerOrdinal(ordinal));
+    if (trigger->replay) held = std::min(held, trigger->replay->next);
+  }
   const WallTime too_old =
       wall - std::chrono::duration_cast<std::chrono::microseconds>(options.retention_age);
-  while (!samples.empty() && samples.front().first < too_old && samples.front().second <= floor) {
+  while (!samples.empty() && samples.front().first < too_old && samples.front().second <= held) {
     trim = std::max(trim, samples.front().second);
     samples.pop_front();
   }

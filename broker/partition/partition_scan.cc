@@ -110,7 +110,7 @@ void Partition::Impl::OnScanRead(Runtime& runtime, absl::StatusOr<ReadResult> re
       return;
     }
     Warn("T0310", fmt::format("reading for trigger '{}' failed: {}; trying again",
-                              plan->triggers[runtime.route].name, MessageOf(result.status())));
+                              SpecOf(runtime.route).name, MessageOf(result.status())));
     EndScan(runtime);
     return;
   }

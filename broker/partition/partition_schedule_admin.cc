@@ -30,6 +30,12 @@ std::string Quoted(std::string_view text) {
   return out;
 }
 
+// The instant of a fire by command is in the event's id: none at which the schedule fires itself.
+std::int64_t FreeInstant(const Schedule& schedule, const ScheduleState& state, std::int64_t at_us) {
+  while (schedule.NextAfter(FromMicros(at_us - 1), state.anchor) == FromMicros(at_us)) ++at_us;
+  return at_us;
+}
+
 }  // namespace
 
 absl::Status Partition::Impl::RoomForSchedules(std::size_t bytes) const {
@@ -124,7 +130,8 @@ absl::Status Partition::Impl::ControlConfigured(std::size_t index, ScheduleActio
   }
   TOCSIN_RETURN_IF_ERROR(RoomForSchedules(0));
   if (action == ScheduleAction::kFire) {
-    last_command_us = std::max(last_command_us + 1, Micros(wall));
+    last_command_us =
+        FreeInstant(*binding.schedule, runtime.state, std::max(last_command_us + 1, Micros(wall)));
     FireInstant(binding, FromMicros(last_command_us), runtime.state);
     return absl::OkStatus();
   }
@@ -170,7 +177,8 @@ absl::Status Partition::Impl::ControlDynamic(ScheduleTable::Id id, ScheduleActio
       const auto schedule = table.ScheduleOf(id);
       if (!schedule.ok()) return schedule.status();
       TOCSIN_ASSIGN_OR_RETURN(const ScheduleState reached, table.StateOf(id, **schedule));
-      last_command_us = std::max(last_command_us + 1, Micros(wall));
+      last_command_us =
+          FreeInstant(**schedule, reached, std::max(last_command_us + 1, Micros(wall)));
       const WallTime instant = FromMicros(last_command_us);
       const std::optional<Offset> at = AppendFire(name, DynamicEvent(id, instant), true);
       if (!at) return absl::InvalidArgumentError(fmt::format("'{}' makes no valid event", name));
@@ -445,9 +453,9 @@ void Partition::Backfill(const std::string& name, WallTime from, WallTime to,
 // Nobody asked for it if no trigger with a condition matches it: it is not even stored.
 void Partition::Impl::RaiseScheduleEvent(std::string_view name, std::string_view what,
                                          std::string_view key, std::string_view data) {
-  if (plan == nullptr || plan->table == nullptr || plan->triggers.empty() || !SchedulesRun()) {
-    return;
-  }
+  const bool no_triggers =
+      plan == nullptr || plan->table == nullptr || (plan->triggers.empty() && overlay == nullptr);
+  if (no_triggers || !SchedulesRun()) return;
   EventBuilder builder(fmt::format("{}/{}/{}", name, what, key), fmt::format("/schedules/{}", name),
                        fmt::format("dev.tocsin.schedule.{}", what));
   const auto seconds = std::chrono::floor<std::chrono::seconds>(wall);
@@ -466,7 +474,7 @@ void Partition::Impl::RaiseScheduleEvent(std::string_view name, std::string_view
   const auto asked = [this](const Match& match) {
     const Runtime* runtime = RuntimeOf(match.trigger);
     if (runtime == nullptr) return false;
-    const RouteSpec& route = plan->table->route(static_cast<std::uint32_t>(runtime->route));
+    const RouteSpec& route = RouteOf(runtime->route);
     return !route.sources.empty() || route.filter != nullptr || route.pattern != nullptr;
   };
   record.matches.erase(

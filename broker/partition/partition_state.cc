@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t kNotesFirst = 4;
 constexpr std::size_t kNotesLast = 12;
 constexpr std::size_t kBucketEntries = 512;
+constexpr std::size_t kFormerConfigs = 4;        // per trigger, for explaining stored events
 constexpr std::uint32_t kTriggersMax = 1 << 20;  // what a record that damage left may speak of
 
 }  // namespace
@@ -202,6 +203,18 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
       lane.pending.erase(lane.pending.begin(), lane.pending.upper_bound(done.through));
       lane.next_sequence = std::max(lane.next_sequence, done.through + 1);
       outgoing_dirty_ = true;
+      return absl::OkStatus();
+    }
+    case RecordType::kTriggerStored: {
+      TriggerStoredRecord stored;
+      TOCSIN_RETURN_IF_ERROR(DecodeTriggerStored(record.body, stored));
+      ApplyStored(stored);
+      return absl::OkStatus();
+    }
+    case RecordType::kReplay: {
+      ReplayRecord replay;
+      TOCSIN_RETURN_IF_ERROR(DecodeReplay(record.body, replay));
+      ApplyReplay(replay);
       return absl::OkStatus();
     }
     case RecordType::kOwnerOpened:
@@ -479,6 +492,10 @@ void PartitionState::ApplyDefined(const TriggerDefinedRecord& record) {
   TriggerRecord& trigger = *triggers_[ordinal];
   if (trigger.name.empty()) trigger.forgotten = false;  // it was only not known yet, see Known()
   if (!trigger.name.empty() && trigger.name != record.name) trigger_names_.erase(trigger.name);
+  if (!trigger.name.empty() && trigger.config_hash != record.config_hash) {
+    if (trigger.former.size() >= kFormerConfigs) trigger.former.erase(trigger.former.begin());
+    trigger.former.push_back({end_, trigger.config_json});
+  }
   trigger.name = std::string(record.name);
   trigger.generation = record.generation;
   trigger.config_hash = std::string(record.config_hash);
@@ -515,6 +532,7 @@ void PartitionState::ApplyDetached(const TriggerDetachedRecord& record) {
   trigger->floor = end_;
   trigger->forgotten = true;
   trigger->catch_up.reset();
+  trigger->replay.reset();
   const auto named = trigger_names_.find(trigger->name);
   if (named != trigger_names_.end() && named->second == trigger->ordinal) {
     trigger_names_.erase(named);

@@ -51,6 +51,22 @@ struct ParkedKey {
   std::optional<Offset> redriven_as;  // its letter was redriven: this event goes first
 };
 
+// What a trigger's configuration was, for events below `until`.
+struct FormerConfig {
+  Offset until;
+  std::string config_json;
+};
+
+struct ReplayState {
+  Offset next;
+  Offset end;
+  std::int64_t from_us = 0;
+  std::int64_t until_us = 0;
+  std::uint64_t rate_millis = 0;
+  std::uint64_t copied = 0;
+  std::string where;
+};
+
 struct TriggerRecord {
   TriggerOrdinal ordinal;
   std::string name;
@@ -71,6 +87,9 @@ struct TriggerRecord {
   absl::flat_hash_map<std::uint64_t, AttemptHistory> attempts;  // by match index, unsettled only
   std::map<std::string, ParkedKey> parked;
   std::map<std::uint64_t, std::string> redriving;  // match index of a redriven event -> parked key
+  std::vector<FormerConfig> former;                // the last few, oldest first
+  std::uint32_t replays = 0;                       // begun so far
+  std::optional<ReplayState> replay;               // under way
   bool dirty = true;                               // since the last checkpoint
 
   std::uint64_t pending() const { return matched - acked - dead - dropped - expired; }
@@ -156,6 +175,10 @@ class PartitionState {
   const std::map<DeliveryId, OpenLetter>& letters() const { return letters_; }
   void SetLetterPosition(const DeliveryId& id, LetterPosition position);
   const std::map<PartitionId, OutgoingLane>& outgoing() const { return outgoing_; }
+  // Triggers of the API, by name, as they were given. Of partition 0 alone.
+  const std::map<std::string, std::string, std::less<>>& stored_triggers() const {
+    return stored_triggers_;
+  }
   std::map<std::uint64_t, TrackedEvent>& tracked() { return tracked_; }
   const std::map<std::uint64_t, TrackedEvent>& tracked() const { return tracked_; }
   // A delivery of a fire of this schedule is pending.
@@ -210,6 +233,11 @@ class PartitionState {
   void ApplyDefined(const TriggerDefinedRecord& record);
   void ApplyDetached(const TriggerDetachedRecord& record);
   void ApplyCatchUp(const TriggerCatchUpRecord& record);
+  void ApplyStored(const TriggerStoredRecord& record);
+  void ApplyReplay(const ReplayRecord& record);
+  void TakeRoutePages(bool every, CheckpointDelta& delta);  // of what the two above change
+  absl::Status LoadPast(std::uint64_t item, std::string_view bytes);
+  absl::Status LoadStored(std::string_view bytes);
   // partition_state_schedules.cc
   void ApplySchedule(RecordType type, const ScheduleRecord& record);
   void ApplyDynamicSet(const DynamicSetRecord& record);
@@ -245,6 +273,8 @@ class PartitionState {
   absl::flat_hash_map<std::pair<std::uint32_t, std::uint64_t>, std::uint64_t> tracked_matches_;
   std::set<std::uint64_t> dirty_tracked_pages_;
   std::set<std::uint64_t> dirty_schedule_buckets_;
+  std::map<std::string, std::string, std::less<>> stored_triggers_;
+  std::set<std::uint64_t> dirty_stored_buckets_;
   std::vector<std::uint64_t> settled_events_;
   std::map<std::string, std::set<std::uint64_t>, std::less<>> open_fires_;  // from `tracked_`
   std::vector<std::string> released_schedules_;

@@ -458,6 +458,46 @@ absl::Status DecodeTriggerCatchUp(std::string_view body, TriggerCatchUpRecord& r
   return fields.ok() ? absl::OkStatus() : Malformed("TriggerCatchUp");
 }
 
+void EncodeTriggerStored(const TriggerStoredRecord& record, std::string& out) {
+  PutBytes(out, record.name);
+  PutBytes(out, record.text);
+}
+
+absl::Status DecodeTriggerStored(std::string_view body, TriggerStoredRecord& record) {
+  Fields fields(body);
+  record.name = fields.Text();
+  record.text = fields.Text();
+  return fields.ok() ? absl::OkStatus() : Malformed("TriggerStored");
+}
+
+void EncodeReplay(const ReplayRecord& record, std::string& out) {
+  PutVarint(out, record.trigger.value());
+  PutVarint(out, record.number);
+  PutVarint(out, record.next.value());
+  PutVarint(out, record.end.value());
+  PutTime(out, record.until_us);
+  PutVarint(out, record.rate_millis);
+  PutVarint(out, record.copied);
+  PutVarint(out, record.over ? 1 : 0);
+  PutBytes(out, record.where);
+  PutTime(out, record.from_us);
+}
+
+absl::Status DecodeReplay(std::string_view body, ReplayRecord& record) {
+  Fields fields(body);
+  record.trigger = TriggerOrdinal(fields.U32());
+  record.number = fields.U32();
+  record.next = Offset(fields.U64());
+  record.end = Offset(fields.U64());
+  record.until_us = fields.Time();
+  record.rate_millis = fields.U64();
+  record.copied = fields.U64();
+  record.over = fields.Flag();
+  record.where = fields.Text();
+  record.from_us = fields.Time();
+  return fields.ok() ? absl::OkStatus() : Malformed("Replay");
+}
+
 void EncodeOutgoingDone(const OutgoingDoneRecord& record, std::string& out) {
   PutVarint(out, record.home.value());
   PutVarint(out, record.through);

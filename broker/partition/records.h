@@ -136,6 +136,31 @@ struct TriggerCatchUpRecord {
 void EncodeTriggerCatchUp(const TriggerCatchUpRecord& record, std::string& out);
 absl::Status DecodeTriggerCatchUp(std::string_view body, TriggerCatchUpRecord& record);
 
+// A trigger that was applied by the API, as a value of the file's `triggers`; empty: removed.
+struct TriggerStoredRecord {
+  std::string_view name;
+  std::string_view text;
+};
+void EncodeTriggerStored(const TriggerStoredRecord& record, std::string& out);
+absl::Status DecodeTriggerStored(std::string_view body, TriggerStoredRecord& record);
+
+// A replay of stored events for one trigger: what it was asked for and how far it has come. What
+// matched below `next` is in the log as a new run.
+struct ReplayRecord {
+  TriggerOrdinal trigger;
+  std::uint32_t number = 0;  // rises by one with each of the trigger
+  Offset next;
+  Offset end;                     // of what is looked at
+  std::int64_t until_us = 0;      // events appended later are passed over; 0: none
+  std::uint64_t rate_millis = 0;  // runs in a thousand seconds; 0: as fast as it goes
+  std::uint64_t copied = 0;       // runs so far
+  bool over = false;              // it is through, or was stopped
+  std::string_view where;         // a list of filters in JSON; empty: all
+  std::int64_t from_us = 0;       // events appended earlier are passed over
+};
+void EncodeReplay(const ReplayRecord& record, std::string& out);
+absl::Status DecodeReplay(std::string_view body, ReplayRecord& record);
+
 // ScheduleSet, ScheduleFired, ScheduleSkipped: each carries the state after it. `reason` is that of
 // a skip; of ScheduleSet what was asked for, of ScheduleFired kScheduleBackfill or 0.
 inline constexpr std::uint8_t kSchedulePause = 1;

@@ -34,4 +34,20 @@ struct RoutePlan {
   std::vector<ScheduleBinding> schedules;
 };
 
+// Single triggers added, replaced and taken away. `overlay` is all that was applied since the plan:
+// what was in the last one keeps its place, new routes come behind it; it has no schedules. Of a
+// trigger that has several routes the last one counts.
+struct PlanChange {
+  std::shared_ptr<const RoutePlan> overlay;
+  std::vector<std::string> removed;
+};
+
+// Plan and overlay compiled anew: `from[i]` is the number, in the former plan and then its overlay,
+// of what is route i in `base` and then `overlay` (may be null). All in force are among them.
+struct PlanRebase {
+  std::shared_ptr<const RoutePlan> base;
+  std::shared_ptr<const RoutePlan> overlay;
+  std::vector<std::uint32_t> from;
+};
+
 }  // namespace tocsin

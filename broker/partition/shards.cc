@@ -157,6 +157,43 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     });
   }
 
+  struct Opening {
+    Mutex mutex;
+    std::uint32_t left ABSL_GUARDED_BY(mutex) = 0;
+    absl::Status first ABSL_GUARDED_BY(mutex);
+    MakePlan make_plan;
+    absl::AnyInvocable<void(absl::Status)> done;
+  };
+
+  // All are open, or failed to.
+  void Plan(const std::shared_ptr<Opening>& opening, Partition& first) {
+    absl::Status result;
+    {
+      const MutexLock lock(opening->mutex);
+      result = opening->first;
+      opening->left = options.partition.partitions;
+    }
+    std::shared_ptr<const RoutePlan> plan;
+    if (result.ok()) {
+      absl::StatusOr<std::shared_ptr<const RoutePlan>> made =
+          opening->make_plan(first.StoredTriggers());
+      result = made.status();
+      if (made.ok()) plan = *std::move(made);
+    }
+    if (!result.ok()) return opening->done(result);
+    for (std::uint32_t id = 0; id < options.partition.partitions; ++id) {
+      PostControl(id, [this, opening, plan, id](Partition& partition) {
+        partition.ApplyPlan(plan);
+        accepting[id].store(partition.accepts_ingest(), std::memory_order_relaxed);
+        {
+          const MutexLock lock(opening->mutex);
+          if (--opening->left > 0) return;
+        }
+        opening->done(absl::OkStatus());
+      });
+    }
+  }
+
   const ShardsOptions options;
   const Ports ports;
   Dispatcher* dispatcher = nullptr;
@@ -182,20 +219,19 @@ void Shards::SetDispatcher(Dispatcher& dispatcher) { impl_->dispatcher = &dispat
 
 void Shards::Open(const std::shared_ptr<const RoutePlan>& plan,
                   absl::AnyInvocable<void(absl::Status)> done) {
+  Open([plan](const StoredTriggers&) { return plan; }, std::move(done));
+}
+
+void Shards::Open(MakePlan make_plan, absl::AnyInvocable<void(absl::Status)> done) {
   Impl& impl = *impl_;
   TOCSIN_CHECK(impl.dispatcher != nullptr, "SetDispatcher() comes first");
   const std::uint32_t count = impl.options.partition.partitions;
-  struct Opening {
-    Mutex mutex;
-    std::uint32_t left ABSL_GUARDED_BY(mutex) = 0;
-    absl::Status first ABSL_GUARDED_BY(mutex);
-    absl::AnyInvocable<void(absl::Status)> done;
-  };
-  auto opening = std::make_shared<Opening>();
+  auto opening = std::make_shared<Impl::Opening>();
   {
     const MutexLock lock(opening->mutex);
     opening->left = count;
   }
+  opening->make_plan = std::move(make_plan);
   opening->done = std::move(done);
   for (std::uint32_t id = 0; id < count; ++id) {
     Impl::Shard& shard = impl.ShardOf(id);
@@ -219,30 +255,14 @@ void Shards::Open(const std::shared_ptr<const RoutePlan>& plan,
     shard.partitions.push_back(id);
   }
   for (std::uint32_t id = 0; id < count; ++id) {
-    impl.PostControl(id, [opening, plan, self = impl_.get()](Partition& partition) {
-      partition.Open([opening, plan, self, &partition](const absl::Status& status) {
-        if (status.ok()) {
-          partition.ApplyPlan(plan);
-        }
-        absl::AnyInvocable<void(absl::Status)> finished;
-        absl::Status result;
+    impl.PostControl(id, [opening, self = impl_.get()](Partition& partition) {
+      partition.Open([opening, self](const absl::Status& status) {
         {
           const MutexLock lock(opening->mutex);
           if (!status.ok() && opening->first.ok()) opening->first = status;
-          if (--opening->left == 0) {
-            finished = std::move(opening->done);
-            result = opening->first;
-          }
+          if (--opening->left > 0) return;
         }
-        for (std::size_t other = 0; other < self->partitions.size(); ++other) {
-          if (self->partitions[other].get() == &partition) {
-            self->accepting[other].store(partition.accepts_ingest(), std::memory_order_relaxed);
-            Impl::Shard& shard = self->ShardOf(other);
-            const MutexLock lock(shard.mutex);
-            self->Schedule(shard);
-          }
-        }
-        if (finished) finished(result);
+        self->PostControl(0, [opening, self](Partition& first) { self->Plan(opening, first); });
       });
     });
   }
@@ -279,6 +299,18 @@ void Shards::Post(PartitionId partition, absl::AnyInvocable<void(Partition&)> wo
 void Shards::ApplyPlan(const std::shared_ptr<const RoutePlan>& plan) {
   for (std::uint32_t id = 0; id < partition_count(); ++id) {
     impl_->PostControl(id, [plan](Partition& partition) { partition.ApplyPlan(plan); });
+  }
+}
+
+void Shards::ChangePlan(const std::shared_ptr<const PlanChange>& change) {
+  for (std::uint32_t id = 0; id < partition_count(); ++id) {
+    impl_->PostControl(id, [change](Partition& partition) { partition.ChangePlan(*change); });
+  }
+}
+
+void Shards::RebasePlan(const std::shared_ptr<const PlanRebase>& rebase) {
+  for (std::uint32_t id = 0; id < partition_count(); ++id) {
+    impl_->PostControl(id, [rebase](Partition& partition) { partition.RebasePlan(*rebase); });
   }
 }
 

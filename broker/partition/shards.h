@@ -13,7 +13,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -42,7 +44,13 @@ class Shards final : public AnswerSink, public PartitionWaker, public PartitionR
   // Before Open(). The dispatcher is made with this object as its ports.
   void SetDispatcher(Dispatcher& dispatcher);
 
-  // Opens every partition, then applies `plan`. `done` once, on some shard's executor.
+  // The plan, once the triggers of the API are known; runs on the first shard's executor.
+  using StoredTriggers = std::map<std::string, std::string>;  // Partition::StoredTriggers()
+  using MakePlan = absl::AnyInvocable<absl::StatusOr<std::shared_ptr<const RoutePlan>>(
+      const StoredTriggers& stored)>;
+
+  // Opens every partition, then applies the plan to each. `done` once, on some shard's executor.
+  void Open(MakePlan make_plan, absl::AnyInvocable<void(absl::Status)> done);
   void Open(const std::shared_ptr<const RoutePlan>& plan,
             absl::AnyInvocable<void(absl::Status)> done);
 
@@ -58,7 +66,10 @@ class Shards final : public AnswerSink, public PartitionWaker, public PartitionR
   // Runs `work` on the partition's executor as control, then ends the partition's turn.
   void Post(PartitionId partition, absl::AnyInvocable<void(Partition&)> work);
 
-  void ApplyPlan(const std::shared_ptr<const RoutePlan>& plan);  // to every partition
+  // To every partition.
+  void ApplyPlan(const std::shared_ptr<const RoutePlan>& plan);
+  void ChangePlan(const std::shared_ptr<const PlanChange>& change);
+  void RebasePlan(const std::shared_ptr<const PlanRebase>& rebase);
 
   // Gathers one snapshot of each, in order.
   void Snapshots(absl::AnyInvocable<void(std::vector<PartitionSnapshot>)> done);

@@ -10,7 +10,9 @@
 
 #include "broker/base/mutex.h"
 #include "broker/base/status.h"
+#include "broker/server/admin_explain.h"
 #include "broker/server/admin_letters.h"
+#include "broker/server/admin_replay.h"
 #include "broker/server/admin_tail.h"
 #include "broker/server/grpc_auth.h"
 #include "broker/server/write_stream.h"
@@ -172,8 +174,12 @@ grpc::ServerUnaryReactor* AdminService::ListTriggers(grpc::CallbackServerContext
   grpc::ServerUnaryReactor* reactor = Admit(context, "the list of triggers", &refused);
   if (reactor == nullptr) return refused;
   ports_.shards.Snapshots([this, reactor, response](std::vector<PartitionSnapshot> snapshots) {
+    const std::set<std::string> api = ports_.host.ApiTriggers();
     for (v1::TriggerStatus& status :
          GatherTriggers(snapshots, ports_.dispatcher, ports_.clock.Wall())) {
+      status.set_origin(api.contains(status.name())    ? "api"
+                        : status.state() == "detached" ? ""
+                                                       : "file");
       *response->add_triggers() = std::move(status);
     }
     reactor->Finish(grpc::Status::OK);
@@ -382,6 +388,66 @@ grpc::ServerWriteReactor<v1::TailEvent>* AdminService::Tail(grpc::CallbackServer
     stream->Finish(ToGrpcStatus(allowed));
   } else {
     TailTo(ports_.shards, *request, ports_.executor, ports_.clock, draining_, std::move(stream));
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::ApplyTriggers(grpc::CallbackServerContext* context,
+                                                      const v1::ApplyTriggersRequest* request,
+                                                      v1::ApplyTriggersResponse* response) {
+  grpc::ServerUnaryReactor* refused = nullptr;
+  grpc::ServerUnaryReactor* reactor = Admit(context, "applying triggers", &refused);
+  if (reactor == nullptr) return refused;
+  const std::string file = request->file().empty() ? "request" : request->file();
+  ports_.host.ApplyTriggers(request->text(), file, request->dry_run(),
+                            [reactor, response](const absl::StatusOr<ReloadReport>& report) {
+                              if (report.ok()) {
+                                for (const std::string& change : report->changes) {
+                                  response->add_changes(change);
+                                }
+                                for (const std::string& error : report->errors) {
+                                  response->add_errors(error);
+                                }
+                              }
+                              reactor->Finish(ToGrpcStatus(report.status()));
+                            });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminService::RemoveTriggers(grpc::CallbackServerContext* context,
+                                                       const v1::RemoveTriggersRequest* request,
+                                                       v1::RemoveTriggersResponse*) {
+  grpc::ServerUnaryReactor* refused = nullptr;
+  grpc::ServerUnaryReactor* reactor = Admit(context, "removing triggers", &refused);
+  if (reactor == nullptr) return refused;
+  ports_.host.RemoveTriggers(
+      {request->names().begin(), request->names().end()},
+      [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); });
+  return reactor;
+}
+
+grpc::ServerWriteReactor<v1::ReplayReport>* AdminService::Replay(
+    grpc::CallbackServerContext* context, const v1::ReplayRequest* request) {
+  auto stream = std::make_shared<WriteStream<v1::ReplayReport>>();
+  auto* reactor = stream->Begin();
+  const absl::Status allowed = authorize_(*context, "trigger `" + request->trigger() + "`");
+  if (!allowed.ok()) {
+    stream->Finish(ToGrpcStatus(allowed));
+  } else {
+    ReplayTo(ports_, *request, draining_, std::move(stream));
+  }
+  return reactor;
+}
+
+grpc::ServerWriteReactor<v1::ExplainItem>* AdminService::Explain(
+    grpc::CallbackServerContext* context, const v1::ExplainRequest* request) {
+  auto stream = std::make_shared<WriteStream<v1::ExplainItem>>();
+  auto* reactor = stream->Begin();
+  const absl::Status allowed = authorize_(*context, "stored events");
+  if (!allowed.ok()) {
+    stream->Finish(ToGrpcStatus(allowed));
+  } else {
+    ExplainTo(ports_, *request, draining_, std::move(stream));
   }
   return reactor;
 }

@@ -15,6 +15,8 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +25,9 @@
 #include "absl/status/status.h"
 #include "broker/base/clock.h"
 #include "broker/base/executor.h"
+#include "broker/partition/route_plan.h"
 #include "broker/partition/shards.h"
+#include "broker/server/recent_refusals.h"
 #include "dispatch/dispatcher.h"
 #include "tocsin/v1/admin.grpc.pb.h"
 
@@ -32,6 +36,12 @@ namespace tocsin {
 struct ReloadReport {
   std::vector<std::string> changes;
   std::vector<std::string> errors;  // not empty: nothing was changed
+};
+
+// A trigger in force: a route of a plan.
+struct PlannedRoute {
+  std::shared_ptr<const RoutePlan> plan;
+  std::uint32_t route = 0;
 };
 
 // Port: what only the composition root knows. Thread-safe; the methods do not block.
@@ -43,11 +53,21 @@ class AdminHost {
   // Every configured source that is no schedule, one entry per lane.
   virtual void DescribeSources(v1::ListSourcesResponse& response) const = 0;
   virtual void Reload(absl::AnyInvocable<void(ReloadReport)> done) = 0;
-  // Its lanes begin anew, at once if it is configured. See ForgetLanes().
   // Where the supervisor of local functions writes.
   virtual std::string RunsDir() const = 0;
+  // Its lanes begin anew, at once if it is configured. See ForgetLanes().
   using ForgetDone = absl::AnyInvocable<void(absl::StatusOr<v1::ForgetSourceResponse>)>;
   virtual void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) = 0;
+  // All triggers in force, those of the file first.
+  virtual std::vector<PlannedRoute> Routes() const = 0;
+  // `text` as ParseTriggers() takes it, `file` its name in errors. `done` when they are durable and
+  // every partition matches by them. With errors nothing was changed.
+  virtual void ApplyTriggers(std::string text, std::string file, bool dry_run,
+                             absl::AnyInvocable<void(absl::StatusOr<ReloadReport>)> done) = 0;
+  // Of the API alone. kNotFound, kFailedPrecondition (of the file): nothing was changed.
+  virtual void RemoveTriggers(std::vector<std::string> names,
+                              absl::AnyInvocable<void(absl::Status)> done) = 0;
+  virtual std::set<std::string> ApiTriggers() const = 0;
 };
 
 class AdminService final : public v1::Admin::CallbackService {
@@ -58,9 +78,11 @@ class AdminService final : public v1::Admin::CallbackService {
     Shards& shards;
     Dispatcher& dispatcher;
     AdminHost& host;
-    Executor& executor;  // for pauses between steps
+    Executor& executor;  // for pauses between steps and for what takes long
     const Clock& clock;
+    const RecentRefusals& refusals;
     EventLimits event_limits;
+    std::uint64_t hash_seed = 0;  // of the data directory
   };
 
   AdminService(const Ports& ports, Authorize authorize);
@@ -95,6 +117,16 @@ class AdminService final : public v1::Admin::CallbackService {
                                    v1::ReloadResponse* response) override;
   grpc::ServerWriteReactor<v1::TailEvent>* Tail(grpc::CallbackServerContext* context,
                                                 const v1::TailRequest* request) override;
+  grpc::ServerUnaryReactor* ApplyTriggers(grpc::CallbackServerContext* context,
+                                          const v1::ApplyTriggersRequest* request,
+                                          v1::ApplyTriggersResponse* response) override;
+  grpc::ServerUnaryReactor* RemoveTriggers(grpc::CallbackServerContext* context,
+                                           const v1::RemoveTriggersRequest* request,
+                                           v1::RemoveTriggersResponse* response) override;
+  grpc::ServerWriteReactor<v1::ReplayReport>* Replay(grpc::CallbackServerContext* context,
+                                                     const v1::ReplayRequest* request) override;
+  grpc::ServerWriteReactor<v1::ExplainItem>* Explain(grpc::CallbackServerContext* context,
+                                                     const v1::ExplainRequest* request) override;
   // admin_more.cc
   grpc::ServerUnaryReactor* AddSchedules(grpc::CallbackServerContext* context,
                                          const v1::AddSchedulesRequest* request,

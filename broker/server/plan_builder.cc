@@ -139,9 +139,13 @@ absl::Status CheckListener(std::string_view key, const std::string& address, boo
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(const Config& config,
-                                                           std::uint64_t generation,
-                                                           Dispatcher& dispatcher) {
+TriggerNumber NumberTrigger(const TriggerSpec& spec, Dispatcher& dispatcher) {
+  return dispatcher.SetTrigger(spec.name, spec.policy.function, spec.policy.concurrency);
+}
+
+absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
+    const Config& config, std::uint64_t generation, Dispatcher& dispatcher,
+    const std::vector<const TriggerConfig*>& more) {
   auto plan = std::make_shared<RoutePlan>();
   plan->generation = generation;
   for (const SourceConfig& source : config.sources) {
@@ -161,13 +165,14 @@ absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(const Config& config,
   }
   // After everything that can fail: the dispatcher keeps what it is told.
   std::vector<RouteSpec> routes;
-  routes.reserve(config.triggers.size());
-  for (const TriggerConfig& trigger : config.triggers) {
+  routes.reserve(config.triggers.size() + more.size());
+  const auto add = [&](const TriggerConfig& trigger) {
     routes.push_back(trigger.route);
     plan->triggers.push_back(trigger.spec);
-    plan->numbers.push_back(dispatcher.SetTrigger(trigger.spec.name, trigger.spec.policy.function,
-                                                  trigger.spec.policy.concurrency));
-  }
+    plan->numbers.push_back(NumberTrigger(trigger.spec, dispatcher));
+  };
+  for (const TriggerConfig& trigger : config.triggers) add(trigger);
+  for (const TriggerConfig* trigger : more) add(*trigger);
   plan->table = RouteTable::Build(std::move(routes));
   return plan;
 }

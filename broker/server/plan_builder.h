@@ -21,9 +21,13 @@ namespace tocsin {
 // The plan of `config`: every trigger with its route and its number in `dispatcher` (which from
 // then on knows its function and concurrency), every timer as a schedule.
 //   kInvalidArgument  a schedule that cannot be parsed; LoadConfig() has refused it before
-absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(const Config& config,
-                                                           std::uint64_t generation,
-                                                           Dispatcher& dispatcher);
+// `more` are triggers beside those of the file.
+absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
+    const Config& config, std::uint64_t generation, Dispatcher& dispatcher,
+    const std::vector<const TriggerConfig*>& more = {});
+
+// Tells `dispatcher` what it must know of the trigger.
+TriggerNumber NumberTrigger(const TriggerSpec& spec, Dispatcher& dispatcher);
 
 // A line per difference, for `reload` and the log: sorted by kind, then in the order of the file.
 // What takes effect only at a restart says so.

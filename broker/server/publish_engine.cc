@@ -162,8 +162,9 @@ class PublishEngine::Gathering {
   PublishAnswer answer_;
 };
 
-PublishEngine::PublishEngine(const PublishEngineOptions& options, TryPublish try_publish)
-    : options_(options), try_publish_(std::move(try_publish)) {}
+PublishEngine::PublishEngine(const PublishEngineOptions& options, TryPublish try_publish,
+                             Refused refused)
+    : options_(options), try_publish_(std::move(try_publish)), refused_(std::move(refused)) {}
 
 void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFrame& frame,
                         bool with_places, std::shared_ptr<StreamOrder> order, bool alone,
@@ -188,6 +189,7 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
     absl::Status valid = PreparePublished(event, options_.event_limits, options_.hops_max,
                                           options_.hash_seed, options_.partitions, prepared, home);
     if (!valid.ok()) {
+      if (refused_) refused_(event, valid);
       gathering->Refuse(index, std::move(valid), 0);
       continue;
     }
@@ -227,11 +229,15 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
         full = true;
         PublishOutcome outcome;
         outcome.status = absl::IsResourceExhausted(taken) ? Full() : taken;
+        for (const std::uint32_t index : *indexes) {
+          if (refused_) refused_(frame.events[index], taken);
+        }
         gathering->OnOutcome(partition, *indexes, outcome, retry_after_ms);
         continue;
       }
       // What comes after a refused piece must not overtake it.
       for (const std::uint32_t index : piece.indexes) {
+        if (refused_) refused_(frame.events[index], late ? OutOfOrder() : Full());
         gathering->Refuse(index, late ? OutOfOrder() : Full(), retry_after_ms);
       }
     }

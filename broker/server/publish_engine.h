@@ -81,7 +81,12 @@ class PublishEngine {
   using TryPublish = std::function<absl::Status(PartitionId partition, PublishBatch& batch)>;
   using Done = absl::AnyInvocable<void(const PublishAnswer&)>;
 
-  PublishEngine(const PublishEngineOptions& options, TryPublish try_publish);
+  // An event that never reached a partition.
+  using Refused = std::function<void(std::string_view event, const absl::Status& why)>;
+
+  // `refused` may be null; it is called inside Run().
+  PublishEngine(const PublishEngineOptions& options, TryPublish try_publish,
+                Refused refused = nullptr);
 
   // `frame.events` lie in what `keep_alive` keeps. `order` is null for a request that stands
   // outside of a stream. `alone`: the caller's thread has nothing to do until `done`.
@@ -96,6 +101,7 @@ class PublishEngine {
 
   const PublishEngineOptions options_;
   const TryPublish try_publish_;
+  const Refused refused_;
   PublishCounters counters_;
 };
 

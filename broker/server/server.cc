@@ -189,21 +189,32 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
                                                                   .observer = *this});
   dispatcher = std::make_unique<Dispatcher>(*shards, *shards);
   shards->SetDispatcher(*dispatcher);
+  builder = std::make_unique<ThreadExecutor>("routes", clock);
+  registry = std::make_unique<TriggerRegistry>(
+      TriggerRegistry::Ports{.shards = *shards, .dispatcher = *dispatcher, .builder = *builder});
   sources =
       std::make_unique<SourceSet>(SourceSet::Ports{.shards = *shards, .clock = clock, .log = log});
   return absl::OkStatus();
 }
 
 absl::Status Server::Impl::OpenPartitions() {
-  std::shared_ptr<const RoutePlan> plan;
-  {
-    MutexLock lock(reload_mutex);
-    TOCSIN_ASSIGN_OR_RETURN(plan, BuildPlan(config, ++generation, *dispatcher));
-  }
   std::promise<absl::Status> opened;
-  shards->Open(std::move(plan),
-               [&opened](absl::Status status) { opened.set_value(std::move(status)); });
-  return opened.get_future().get();
+  std::vector<std::string> overridden;
+  shards->Open(
+      [this, &overridden](const Shards::StoredTriggers& stored)
+          -> absl::StatusOr<std::shared_ptr<const RoutePlan>> {
+        MutexLock lock(reload_mutex);
+        api_texts = stored;
+        TakeApiTriggers(config, overridden);
+        TOCSIN_ASSIGN_OR_RETURN(std::shared_ptr<const RoutePlan> plan, PlanOf(config));
+        ++generation;
+        registry->Reset(plan, false);
+        return plan;
+      },
+      [&opened](absl::Status status) { opened.set_value(std::move(status)); });
+  TOCSIN_RETURN_IF_ERROR(opened.get_future().get());
+  ForgetOverridden(overridden);
+  return absl::OkStatus();
 }
 
 void Server::Impl::MakeServices(const BrokerConfig& broker) {
@@ -213,10 +224,17 @@ void Server::Impl::MakeServices(const BrokerConfig& broker) {
       .partitions = shards->partition_count(),
       .durable = broker.durability == Durability::kDurable,
   };
-  engine = std::make_unique<PublishEngine>(engine_options,
-                                           [this](PartitionId partition, PublishBatch& batch) {
-                                             return shards->TryPublish(partition, batch);
-                                           });
+  engine = std::make_unique<PublishEngine>(
+      engine_options,
+      [this](PartitionId partition, PublishBatch& batch) {
+        return shards->TryPublish(partition, batch);
+      },
+      [this](std::string_view event, const absl::Status& why) {
+        Refusal refusal;
+        refusal.at = clock.Wall();
+        refusal.reason = std::string(MessageOf(why));
+        refusals.Add(event, std::move(refusal));
+      });
   publisher = std::make_unique<PublishService>(
       PublishServiceOptions(), *engine, clock,
       [this](const grpc::ServerContextBase& context) {
@@ -244,7 +262,9 @@ void Server::Impl::MakeServices(const BrokerConfig& broker) {
                           .host = *this,
                           .executor = *control,
                           .clock = clock,
-                          .event_limits = broker.event_limits},
+                          .refusals = refusals,
+                          .event_limits = broker.event_limits,
+                          .hash_seed = journal->Info().hash_seed},
       [this](const grpc::ServerContextBase& context, std::string_view object) {
         return authorizer.Authorize(CallerOf(context), Scope::kAdmin, object);
       });
@@ -400,6 +420,7 @@ absl::Status Server::Impl::Drain(Duration within) {
   if (http != nullptr) http->Stop();
   if (local != nullptr) local->Stop(kSupervisorEndsWithin);
   if (control != nullptr) control->Stop();
+  if (builder != nullptr) builder->Stop();
   absl::Status closed;
   if (publisher != nullptr) {
     // Every partition was opened.
@@ -413,6 +434,7 @@ absl::Status Server::Impl::Drain(Duration within) {
   }
   for (const auto& thread : shard_threads) thread->Stop();
   sources.reset();
+  registry.reset();
   shards.reset();
   dispatcher.reset();
   journal.reset();

@@ -46,13 +46,16 @@ ReloadReport Server::Impl::ReloadNow() {
         loaded->broker.partitions, shards->partition_count()));
   }
   std::shared_ptr<const RoutePlan> plan;
+  std::vector<std::string> overridden;
   if (applied.ok()) {
-    absl::StatusOr<std::shared_ptr<const RoutePlan>> built =
-        BuildPlan(*loaded, generation + 1, *dispatcher);
+    TakeApiTriggers(*loaded, overridden);
+    absl::StatusOr<std::shared_ptr<const RoutePlan>> built = PlanOf(*loaded);
     applied = built.status();
     if (applied.ok()) plan = std::move(*built);
   }
   if (!applied.ok()) {
+    std::vector<std::string> ignored;
+    if (loaded.ok()) TakeApiTriggers(config, ignored);
     for (const ConfigError& error : errors) report.errors.push_back(error.ToString());
     if (report.errors.empty()) report.errors.emplace_back(MessageOf(applied));
     metrics.reloads(false)->Add();
@@ -73,7 +76,8 @@ ReloadReport Server::Impl::ReloadNow() {
   authorizer.SetPolicy(AccessOf(loaded->broker));
   publisher->Reauthorize();
   workers->Reauthorize();
-  shards->ApplyPlan(std::move(plan));
+  registry->Reset(std::move(plan), true);
+  ForgetOverridden(overridden);
   sources->Apply(loaded->sources);
   local->Apply(loaded->functions);
   config = std::move(*loaded);
@@ -96,11 +100,10 @@ void Server::Impl::WatchTimeZones() {
       names.erase(std::unique(names.begin(), names.end()), names.end());
       const std::vector<std::string> changed = TimeZone::Changed(names);
       if (!changed.empty()) {
-        absl::StatusOr<std::shared_ptr<const RoutePlan>> plan =
-            BuildPlan(config, generation + 1, *dispatcher);
+        absl::StatusOr<std::shared_ptr<const RoutePlan>> plan = PlanOf(config);
         if (plan.ok()) {
           ++generation;
-          shards->ApplyPlan(*std::move(plan));
+          registry->Reset(*std::move(plan), true);
           log.Info(fmt::format("the time zone database was updated ({}): schedules follow it",
                                fmt::join(changed, ", ")));
         } else {
@@ -176,6 +179,17 @@ void Server::Impl::Warn(PartitionId partition, std::string_view code, const std:
   metrics.warnings()->Add();
   log.Limited(fmt::format("{}/{}/{}", partition.value(), code, message.substr(0, 40)),
               LogLevel::kWarn, code, fmt::format("partition {}: {}", partition.value(), message));
+}
+
+void Server::Impl::NotTaken(PartitionId partition, const LaneId& lane, std::string_view event,
+                            std::optional<Offset> first, std::string_view why) {
+  Refusal refusal;
+  refusal.at = clock.Wall();
+  refusal.lane = lane.source;
+  refusal.partition = partition;
+  refusal.first = first;
+  refusal.reason = std::string(why);
+  refusals.Add(event, std::move(refusal));
 }
 
 void Server::Impl::Failed(PartitionId partition, const absl::Status& status) {

@@ -4,11 +4,15 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "broker/base/mutex.h"
 #include "broker/base/random.h"
 #include "broker/base/system_clock.h"
@@ -25,9 +29,11 @@
 #include "broker/server/log.h"
 #include "broker/server/publish_engine.h"
 #include "broker/server/publish_service.h"
+#include "broker/server/recent_refusals.h"
 #include "broker/server/server.h"
 #include "broker/server/server_metrics.h"
 #include "broker/server/source_set.h"
+#include "broker/server/trigger_registry.h"
 #include "dispatch/dispatcher.h"
 #include "dispatch/grpc/worker_service.h"
 
@@ -67,10 +73,31 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::string RunsDir() const override { return runs_dir; }
   void Reload(absl::AnyInvocable<void(ReloadReport)> done) override;
   void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) override;
+  std::vector<PlannedRoute> Routes() const override;
+  void ApplyTriggers(std::string text, std::string file, bool dry_run,
+                     absl::AnyInvocable<void(absl::StatusOr<ReloadReport>)> done) override;
+  void RemoveTriggers(std::vector<std::string> names,
+                      absl::AnyInvocable<void(absl::Status)> done) override;
+  std::set<std::string> ApiTriggers() const override;
+
+  // server_triggers.cc: triggers of the API. What is stored of them read anew against the file's;
+  // `overridden`: names that the file has taken.
+  void TakeApiTriggers(const Config& of_file, std::vector<std::string>& overridden)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(reload_mutex);
+  absl::StatusOr<std::shared_ptr<const RoutePlan>> PlanOf(const Config& of_file)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(reload_mutex);
+  // `done` on the control thread.
+  void StoreApiTriggers(std::vector<std::pair<std::string, std::string>> triggers,
+                        absl::AnyInvocable<void(absl::Status)> done);
+  void ForgetOverridden(const std::vector<std::string>& names);
+  // When every partition has done what it was told before.
+  void WhenAllMatch(absl::AnyInvocable<void()> done);
 
   // PartitionObserver
   void Warn(PartitionId partition, std::string_view code, const std::string& message) override;
   void Failed(PartitionId partition, const absl::Status& status) override;
+  void NotTaken(PartitionId partition, const LaneId& lane, std::string_view event,
+                std::optional<Offset> first, std::string_view why) override;
 
   // Set at construction, or by Start() before anything else runs.
   const ServerOptions options;
@@ -87,11 +114,16 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   mutable Mutex reload_mutex;  // one reload at a time; the configuration in force
   Config config ABSL_GUARDED_BY(reload_mutex);
   std::uint64_t generation ABSL_GUARDED_BY(reload_mutex) = 0;
+  absl::flat_hash_set<std::string> file_names ABSL_GUARDED_BY(reload_mutex);  // of its triggers
+  // Of the API: all that is stored, and what of it is in force.
+  std::map<std::string, std::string> api_texts ABSL_GUARDED_BY(reload_mutex);
+  std::map<std::string, TriggerConfig> api_triggers ABSL_GUARDED_BY(reload_mutex);
 
   mutable Mutex told_mutex;
   std::string reload_error ABSL_GUARDED_BY(told_mutex);  // of the last reload; empty: it worked
 
   // In the order of their making; Drain() ends them explicitly, in its own order.
+  RecentRefusals refusals;
   ServerMetrics metrics;
   Authorizer authorizer{AccessPolicy()};
   SeededRandom journal_random{SystemSeed()};
@@ -106,6 +138,8 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::unique_ptr<Shards> shards;
   std::vector<std::unique_ptr<ThreadExecutor>> shard_threads;
   std::unique_ptr<ThreadExecutor> control;
+  std::unique_ptr<ThreadExecutor> builder;  // compiles routes
+  std::unique_ptr<TriggerRegistry> registry;
   std::unique_ptr<SourceSet> sources;
   std::unique_ptr<GrpcListener> listener;
   std::unique_ptr<HttpServer> http;

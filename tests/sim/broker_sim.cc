@@ -82,7 +82,7 @@ bool Sim::Drained() {
     }
   });
   PumpAll();
-  return drained;
+  return drained && (trims_ || !Replaying());  // a full log keeps them waiting
 }
 
 void Sim::Quiesce() {
@@ -103,6 +103,10 @@ void Sim::Quiesce() {
   for (const auto& ghost : ghosts_) ghost->session.reset();
   ghosts_.clear();
   leased_.clear();
+  // What is pending of it is to be delivered, too.
+  if (routes_) api_told_ = "last";
+  quiet_ = true;
+  ++api_changes_;
   life_->shards.ApplyPlan(MakePlan());
   for (std::uint32_t id = 0; id < kPartitions; ++id) {
     life_->shards.Post(PartitionId(id), [](Partition& partition) {
@@ -140,6 +144,7 @@ void Sim::Quiesce() {
   if (result_.failure.empty()) CheckBooks(true);
   if (result_.failure.empty() && !Drained()) FailAtLetters();
   if (result_.failure.empty()) CheckLog();
+  if (result_.failure.empty()) CheckReplays();
   if (result_.failure.empty()) CheckAnswered();
 }
 
@@ -201,9 +206,9 @@ std::uint32_t Sim::DrawSteps() {
 
 BrokerSimResult Sim::Run() {
   const std::array<bool*, kSimClasses.size()> classes = {
-      &crashes_,   &deaths_, &fails_,     &poison_,   &emits_,  &dups_,
-      &reloads_,   &full_,   &letters_,   &pauses_,   &breaks_, &clock_set_,
-      &schedules_, &trims_,  &half_open_, &suspends_, &damage_, &delays_};
+      &crashes_,   &deaths_,   &fails_,  &poison_, &emits_,     &dups_,      &reloads_,
+      &full_,      &letters_,  &pauses_, &breaks_, &clock_set_, &schedules_, &trims_,
+      &half_open_, &suspends_, &damage_, &routes_, &delays_};
   result_.steps = DrawSteps();
   for (std::size_t i = 0; i < classes.size(); ++i) {
     const bool on = Chance(i < 6 ? 75 : 50);
@@ -286,7 +291,13 @@ void Sim::Step() {
     GhostAnswers();
   } else if (choice < 91 && suspends_) {
     StandStill();
-  } else if (choice < 94 && delays_ && opened_) {
+  } else if (choice < 93 && routes_ && opened_) {
+    ChangeApi();
+  } else if (choice < 94 && routes_ && opened_) {
+    StartReplay();
+  } else if (choice < 95 && routes_ && opened_) {
+    RebasePlan();
+  } else if (choice >= 95 && choice < 98 && delays_ && opened_) {
     Dynamic();
   } else {
     Pump(random_.Below(20));

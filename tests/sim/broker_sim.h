@@ -9,18 +9,21 @@
 // workers die with or without having started, answer late, twice, for unknown handles, never, or
 // when they were given up long ago;
 // functions fail, reject, drop, emit; triggers are reloaded, detached and put back, added with
-// `from: start`, paused; keys are hot, poisoned or parked; log and dead log are short and trimmed.
-// Classes of events are switched off at random per run (swarm testing).
+// `from: start`, paused; a trigger is applied, changed and removed by the API, its plan compiled
+// anew; stored events are replayed, by rate, stopped; keys are hot, poisoned or parked; log and
+// dead log are short and trimmed. Classes of events are switched off at random per run (swarm
+// testing).
 //
 // Checked whenever something is delivered or answered: SimCheck. Not while it cannot hold: leases
 // end unseen while a machine stands still, and a detached trigger's work is given up; after a
 // flipped bit of the log, what its batch said is unknown. After quiesce: nothing is pending, no
 // letter is open; every answered event ran for every trigger that was there all the time, unless
 // its answer was to drop it; the log, which was not trimmed, holds each answered event, each
-// emitted one whose delivery is settled, each item of a source's lane and each instant of a
-// schedule once, lanes and instants in order; what was published for later, and schedules that were
-// added for one instant, once and not before their time; the books say what the log and the workers
-// say.
+// emitted one whose delivery is settled, each run of a replay once and none missing, what the API's
+// trigger matched while it was in force and nothing else, each item of a source's lane and each
+// instant of a schedule once, lanes and instants in order; what was published for later, and
+// schedules that were added for one instant, once and not before their time; the books say what the
+// log and the workers say.
 
 #pragma once
 
@@ -38,10 +41,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 18> kSimClasses = {
-    "crashes",   "deaths", "fails",     "poison",   "emits",  "dups",
-    "reloads",   "full",   "letters",   "pauses",   "breaks", "clock_set",
-    "schedules", "trims",  "half_open", "suspends", "damage", "delays"};
+inline constexpr std::array<std::string_view, 19> kSimClasses = {
+    "crashes",   "deaths",   "fails",  "poison", "emits",     "dups",      "reloads",
+    "full",      "letters",  "pauses", "breaks", "clock_set", "schedules", "trims",
+    "half_open", "suspends", "damage", "routes", "delays"};
 
 // What is checked, by name: a campaign counts how often each was, so that none is switched off
 // unseen.
@@ -62,12 +65,15 @@ enum class SimCheck : std::uint8_t {
   kInLogOnce,     // and is in the log once
   kEmittedOnce,
   kLaneOrder,
-  kInstants,  // each fired or recorded as skipped
+  kInstants,     // each fired or recorded as skipped
+  kReplayRuns,   // each event of a replay's span has its run, once
+  kApiMatching,  // what the trigger of the API matched while it was in force, and nothing else
 };
-inline constexpr std::array<std::string_view, 17> kSimCheckNames = {
-    "content",      "durable_first", "not_again",    "attempts",   "exclusive", "key_order",
-    "key_held",     "parked",        "concurrency",  "executions", "matching",  "books",
-    "answered_ran", "in_log_once",   "emitted_once", "lane_order", "instants"};
+inline constexpr std::array<std::string_view, 19> kSimCheckNames = {
+    "content",    "durable_first", "not_again",    "attempts",    "exclusive",
+    "key_order",  "key_held",      "parked",       "concurrency", "executions",
+    "matching",   "books",         "answered_ran", "in_log_once", "emitted_once",
+    "lane_order", "instants",      "replay_runs",  "api_matching"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;

@@ -18,6 +18,11 @@ const std::vector<TriggerPlan>& Plans() {
   return plans;
 }
 
+const TriggerPlan& ApiPlan() {
+  static const TriggerPlan plan = {"api", false, 0, Order::kKey};
+  return plan;
+}
+
 std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
                       std::string_view deliver_at) {
   EventBuilder builder(fmt::format("e{}", number), "/sim", type);
@@ -179,35 +184,42 @@ void Sim::NoteAnswer(const SimWorker::Held& held, const std::string& scope, cons
   }
 }
 
+void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan& plan,
+                   std::vector<RouteSpec>& routes) {
+  RouteSpec route;
+  route.name = spec.name;
+  if (spec.name == "some" && filter_) {
+    route.filter = FilterFromJson(R"({"exact":{"subject":"third"}})").value();
+  }
+  routes.push_back(route);
+  TriggerSpec trigger;
+  trigger.name = spec.name;
+  trigger.policy.function = spec.name;
+  trigger.policy.concurrency = spec.concurrency;
+  trigger.policy.order = spec.order;
+  trigger.from_start = spec.from_start;
+  trigger.policy.timeout = std::chrono::seconds(5);
+  trigger.policy.retry.attempts_max = kAttempts;
+  trigger.policy.retry.backoff = std::chrono::milliseconds(200);
+  trigger.policy.on_exhausted = spec.park ? OnExhausted::kPark : OnExhausted::kSkip;
+  trigger.config_json = fmt::format("{{\"name\":\"{}{}\"}}", spec.name, version);
+  trigger.config_hash = fmt::format("{}{}", spec.name, version);
+  plan.triggers.push_back(trigger);
+  plan.numbers.push_back(life_->dispatcher.SetTrigger(spec.name, spec.name, spec.concurrency));
+}
+
 std::shared_ptr<RoutePlan> Sim::MakePlan() {
   auto plan = std::make_shared<RoutePlan>();
   plan->generation = ++generation_;
   std::vector<RouteSpec> routes;
   for (const TriggerPlan& spec : Plans()) {
-    if (detached_.contains(spec.name)) continue;
-    RouteSpec route;
-    route.name = spec.name;
-    if (spec.name == "some" && filter_) {
-      route.filter = FilterFromJson(R"({"exact":{"subject":"third"}})").value();
-    }
-    routes.push_back(route);
-    TriggerSpec trigger;
-    trigger.name = spec.name;
-    trigger.policy.function = spec.name;
-    trigger.policy.concurrency = spec.concurrency;
-    trigger.policy.order = spec.order;
-    trigger.from_start = spec.from_start;
-    trigger.policy.timeout = std::chrono::seconds(5);
-    trigger.policy.retry.attempts_max = kAttempts;
-    trigger.policy.retry.backoff = std::chrono::milliseconds(200);
-    trigger.policy.on_exhausted = spec.park ? OnExhausted::kPark : OnExhausted::kSkip;
-    trigger.config_json = fmt::format("{{\"name\":\"{}\"}}", spec.name);
-    trigger.config_hash = spec.name;
-    plan->triggers.push_back(trigger);
-    plan->numbers.push_back(life_->dispatcher.SetTrigger(spec.name, spec.name, spec.concurrency));
+    if (!detached_.contains(spec.name)) AddRoute(spec, "", *plan, routes);
   }
+  if (!api_told_.empty()) AddRoute(ApiPlan(), api_told_, *plan, routes);
   plan->table = RouteTable::Build(std::move(routes));
   if (schedules_) AddSchedules(*plan);
+  plan_ = plan;
+  overlay_.reset();
   return plan;
 }
 
@@ -239,7 +251,12 @@ void Sim::Start() {
   life_ = std::make_unique<Life>(storage_->journal(), executor_, clock_, broker_random_, *this,
                                  options);
   opened_ = false;
-  life_->shards.Open(MakePlan(), [this](const absl::Status& status) {
+  const auto make_plan = [this](const std::map<std::string, std::string>& stored)
+      -> absl::StatusOr<std::shared_ptr<const RoutePlan>> {
+    CheckStored(stored);
+    return MakePlan();
+  };
+  life_->shards.Open(make_plan, [this](const absl::Status& status) {
     if (!status.ok()) {
       broken_ = true;
       if (!storage_->faulty()) Fail(fmt::format("open: {}", MessageOf(status)));
@@ -263,6 +280,8 @@ void Sim::Crash() {
   executor_.Clear();
   storage_->Crash(breaks_);
   leased_.clear();
+  api_busy_ = false;
+  ++api_changes_;
   for (SimLane& lane : lanes_) lane.attached = false;
   if (damage_ && Chance(30)) FlipBit();
   Start();
@@ -289,6 +308,7 @@ void Sim::FlipBit() {
 void Sim::Publish() {
   if (!opened_) return;
   const std::uint64_t count = 1 + random_.Below(6);
+  const std::uint64_t first_new = next_number_;
   std::map<std::uint32_t, PublishBatch> batches;
   std::map<std::uint32_t, std::vector<std::uint64_t>> numbers;
   auto keep = std::make_shared<std::deque<std::string>>();
@@ -326,12 +346,20 @@ void Sim::Publish() {
   }
   for (auto& [home, batch] : batches) {
     batch.keep_alive = keep;
-    batch.done = [this, mine = numbers[home]](const PublishOutcome& outcome) {
+    batch.done = [this, mine = numbers[home], first = first_new, changes = api_changes_,
+                  known = !api_busy_, matched = !api_told_.empty()](const PublishOutcome& outcome) {
       if (!outcome.status.ok()) return;
       for (const PublishVerdict& verdict : outcome.verdicts) {
         if (!verdict.refusal.ok()) return;  // nothing is known then of which
       }
-      for (const std::uint64_t number : mine) answered_[number] = true;
+      for (const std::uint64_t number : mine) {
+        // What is to be delivered later is matched then.
+        if (known && changes == api_changes_ && number >= first && !answered_.contains(number) &&
+            !deliver_.contains(number)) {
+          api_expected_[number] = matched;
+        }
+        answered_[number] = true;
+      }
       result_.published += mine.size();
     };
     if (options_.canary == SimCanary::kAnswerEarly) {
@@ -347,6 +375,7 @@ void Sim::Attach() {
   SessionHello hello;
   hello.worker = "sim";
   for (const TriggerPlan& spec : Plans()) hello.functions.push_back(spec.name);
+  hello.functions.push_back(ApiPlan().name);
   hello.credit.events = static_cast<std::uint32_t>(1 + random_.Below(8));
   worker->mute = deaths_ && Chance(10);
   worker->session = life_->dispatcher.Attach(hello, worker, clock_.Monotonic());
@@ -361,7 +390,8 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   const Runs& runs = runs_[id];
   if (!reloads_ && !log_damaged_) Checked(SimCheck::kExecutions);
   // A detached trigger's leases end without being charged.
-  if (++runs_[id].executions > kAttempts + result_.crashes - runs.crashes_before && !reloads_ &&
+  const bool may_go = reloads_ || held.trigger == ApiPlan().name;  // be detached meanwhile
+  if (++runs_[id].executions > kAttempts + result_.crashes - runs.crashes_before && !may_go &&
       !log_damaged_) {
     Fail(fmt::format("{} ran {} times in {} lives", id, runs.executions,
                      result_.crashes - runs.crashes_before + 1));
@@ -402,7 +432,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
                                     final_.insert(mark);
                                     acks_confirmed_[trigger].insert(mark);
                                   }) == 0) {
-      *stale = reloads_;
+      *stale = may_go;
     }
     return;
   }
@@ -432,7 +462,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   frame.others.push_back(std::move(answer));
   // What a detached trigger's worker says may be stale on its way.
   if (worker.session->OnAnswers(frame, clock_.Monotonic(), std::move(confirmed)) == 0) {
-    *applied = !reloads_;
+    *applied = !may_go;
     NoteAnswer(held, scope, id, outcome);
   }
 }

@@ -39,6 +39,7 @@ struct TriggerPlan {
 };
 
 const std::vector<TriggerPlan>& Plans();
+const TriggerPlan& ApiPlan();  // comes and goes by the API
 std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
                       std::string_view deliver_at = "");
 
@@ -172,6 +173,16 @@ class Sim final : public PartitionObserver {
   void NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
                   const Outcome& outcome);
   void CheckAnswered();
+  void AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan& plan,
+                std::vector<RouteSpec>& routes);
+  // broker_sim_routes.cc
+  void ChangeApi();
+  void TellApi(const std::string& version);
+  void RebasePlan();
+  void StartReplay();
+  void CheckStored(const std::map<std::string, std::string>& stored);
+  void CheckReplays();
+  bool Replaying();
   void AddSchedules(RoutePlan& plan) const;
   void AttachLanes();
   void Dynamic();  // adds, pauses, resumes, fires or removes a schedule
@@ -202,10 +213,27 @@ class Sim final : public PartitionObserver {
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
        clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
-       damage_ = true, delays_ = true;
+       damage_ = true, routes_ = true, delays_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
   bool filter_ = false;  // the trigger "some" takes every third published event only
+
+  // The trigger of the API: of this life, what the partitions were told last.
+  std::shared_ptr<const RoutePlan> plan_;
+  std::shared_ptr<const RoutePlan> overlay_;
+  std::string api_told_;  // its version; empty: not in force
+  bool api_busy_ = false;
+  bool quiet_ = false;                      // it stays as it is from here on
+  std::uint64_t api_changes_ = 0;           // rises where it is not known which events it matches
+  std::set<std::string> api_possible_{""};  // versions that may be stored
+  std::map<std::uint64_t, bool> api_expected_;  // answered number -> matched
+  struct SimReplay {
+    std::uint32_t partition = 0;
+    std::string trigger;
+    ReplayProgress begun;
+    bool stopped = false;
+  };
+  std::vector<SimReplay> replays_;
 
   // shadow
   std::vector<SimLane> lanes_{{{"lane", "0"}}, {{"lane", "1"}}, {{"other", ""}}};

@@ -245,6 +245,11 @@ TEST(PartitionDynamicTest, AFireByCommandComesBesideTheInstantsAndEachHasItsOwnI
   EXPECT_NE(fired[0], fired[1]);
   rig.Advance(10 * kASecond);
   EXPECT_THAT(rig.DrainAll(), ElementsAre("tick/" + rig.Instant(10 * kASecond)));
+  // Also at the very instant.
+  ASSERT_TRUE(rig.Control("tick", ScheduleAction::kFire).ok());
+  const std::vector<std::string> at_instant = rig.DrainAll();
+  ASSERT_EQ(at_instant.size(), 1u);
+  EXPECT_NE(at_instant[0], "tick/" + rig.Instant(10 * kASecond));
 }
 
 TEST(PartitionDynamicTest, WithSkipAnInstantDuringARunDoesNotFire) {
