@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <map>
@@ -25,9 +26,7 @@
 #include <vector>
 
 #include "broker/base/check.h"
-#include "broker/base/mutex.h"
 #include "broker/base/random.h"
-#include "broker/base/status.h"
 #include "broker/base/system_clock.h"
 #include "broker/base/system_file_system.h"
 #include "broker/base/thread_executor.h"

@@ -133,8 +133,10 @@ void Sim::Quiesce() {
     if (options_.trace) fmt::print("round {} busy {}\n", round, busy);
     idle = busy ? 0 : idle + 1;
     if (!busy) {
-      if (round % 20 == 19) Letters(true);
-      if (round % 20 == 19) FireRest();
+      if (round % 20 == 19) {
+        Letters(true);
+        FireRest();
+      }
       // Not before what waits for its time has had some.
       if (round % 20 == 10 && idle > 3 && Drained()) break;
       clock_.Advance(std::chrono::milliseconds(500));
