@@ -262,8 +262,8 @@ void Partition::Impl::OnAppended(std::uint64_t number, absl::StatusOr<AppendResu
       if (flight.number == number) flight.submitted = false;
       waiting_for_more = waiting_for_more || flight.submitted;
     }
-    // Their first copies will be there some day: their publishers are not kept for it.
-    for (WaitingDuplicate& duplicate : std::exchange(waiting, {})) duplicate.done(result.status());
+    // It will be there some day: publishers of duplicates and readers are not kept for it.
+    for (WaitingFor& one : std::exchange(waiting, {})) one.done(result.status());
     if (!waiting_for_more) {
       ports.executor.PostAt(now + kRetryAppendAfter, [this, guard = std::weak_ptr(alive)] {
         if (!guard.expired()) ResubmitAll();
@@ -321,7 +321,7 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
   for (auto& done : flight.done) done(absl::OkStatus());
   for (auto& confirmed : flight.confirmed) confirmed();
   for (std::size_t i = 0; i < waiting.size();) {
-    if (waiting[i].until < durable_end) {
+    if (waiting[i].offset < durable_end) {
       waiting[i].done(absl::OkStatus());
       waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(i));
     } else {

@@ -218,7 +218,15 @@ void Partition::ReadEvents(Offset from, std::size_t events_max, std::size_t byte
   EventPage page;
   page.next = std::max(from, impl_->start_known ? impl_->start : Offset());
   const Offset next = page.next;
-  impl_->ReadEvents(next, events_max, bytes_max, std::move(page), std::move(done));
+  if (!impl_->NotKnownYet(next)) {
+    impl_->ReadEvents(next, events_max, bytes_max, std::move(page), std::move(done));
+    return;
+  }
+  impl_->waiting.push_back(
+      {next, [impl = impl_.get(), next, events_max, bytes_max, page = std::move(page),
+              done = std::move(done)](const absl::Status&) mutable {
+         impl->ReadEvents(next, events_max, bytes_max, std::move(page), std::move(done));
+       }});
 }
 
 bool Partition::Impl::PageBatch(const CachedBatch& batch, std::size_t events_max,

@@ -69,6 +69,8 @@ std::optional<Offset> Partition::FindRecent(const Hash128& identity) const {
   return seen->offset;
 }
 
+Offset Partition::end() const { return impl_->state.end(); }
+
 Offset Partition::OffsetSince(WallTime time) const {
   Offset since = impl_->start_known ? impl_->start : Offset();
   for (const auto& [at, end] : impl_->samples) {
@@ -81,6 +83,12 @@ void Partition::Impl::Explain(Offset offset,
                               absl::AnyInvocable<void(absl::StatusOr<EventStory>)> done) {
   if (const absl::Status usable = Usable(); !usable.ok()) {
     done(usable);
+    return;
+  }
+  if (NotKnownYet(offset)) {
+    waiting.push_back({offset, [this, offset, done = std::move(done)](const absl::Status&) mutable {
+                         Explain(offset, std::move(done));
+                       }});
     return;
   }
   if (!(offset < durable_end)) {

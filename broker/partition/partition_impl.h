@@ -77,8 +77,8 @@ struct Partition::Impl {
     std::set<JournalPosition> gaps;      // that were met in this life
   };
 
-  struct WaitingDuplicate {
-    Offset until;  // durable_end must be above
+  struct WaitingFor {
+    Offset offset;  // durable_end must be above
     absl::AnyInvocable<void(const absl::Status&)> done;
   };
 
@@ -184,6 +184,9 @@ struct Partition::Impl {
   void TrimLetters();
   // `then` when all that the state has so far is durable: it may be at once.
   void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then);
+  // Whether a read at `offset` is to come again: the journal answers a publisher before this
+  // partition hears that its event is durable, and what was answered must be found.
+  bool NotKnownYet(Offset offset) const;
   Offset Floor(std::string* pinned_by) const;
 
   // --- partition_ingest.cc ---
@@ -385,7 +388,7 @@ struct Partition::Impl {
   std::deque<InFlight> in_flight;
   std::uint64_t next_number = 1;
   std::size_t flight_bytes = 0;
-  std::vector<WaitingDuplicate> waiting;
+  std::vector<WaitingFor> waiting;
   std::vector<LaneBatch> early_lanes;  // of partitions that were recovered before this one
 
   std::shared_ptr<const RoutePlan> plan;

@@ -171,6 +171,10 @@ void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> 
   }
 }
 
+bool Partition::Impl::NotKnownYet(Offset offset) const {
+  return !(offset < durable_end) && offset < state.end() && !stalled && !resubmitted;
+}
+
 // Publishers hear of it one by one; the operator once, and again when it is over.
 void Partition::Impl::TellWhetherRefusing() {
   const bool disk_full = !ports.journal.HasRoomForIngest();

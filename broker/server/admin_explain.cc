@@ -190,6 +190,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
     ports_.shards.Post(PartitionId(number),
                        [self = shared_from_this(), number](Partition& partition) {
                          const Offset from = partition.OffsetSince(self->since_);
+                         self->scan_end_ = partition.end();
                          self->ScanPage(number, from, partition);
                        });
   }
@@ -215,7 +216,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
       places_.push_back({PartitionId(number), event.offset, event.recorded});
     }
     for (const std::string& gap : page->gaps) notes_.push_back("not all could be read: " + gap);
-    if (!(page->next < page->durable_end) || page->next <= from) return ScanFrom(number + 1);
+    if (!(page->next < scan_end_) || page->next <= from) return ScanFrom(number + 1);
     ports_.shards.Post(PartitionId(number),
                        [self = shared_from_this(), number, next = page->next](
                            Partition& partition) { self->ScanPage(number, next, partition); });
@@ -455,6 +456,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   WallTime since_;
   std::uint64_t events_seen_ = 0;
   bool scanned_ = false;
+  Offset scan_end_;  // of the partition that is looked at: what comes meanwhile is not
   std::vector<Place> places_;
   std::optional<Place> place_;
   bool has_story_ = false;

@@ -60,10 +60,10 @@ class Tailer : public std::enable_shared_from_this<Tailer> {
         if (self->place_ && self->place_->partition != snapshot.id) continue;
         Cursor cursor;
         cursor.partition = snapshot.id;
-        cursor.stop = snapshot.durable_end;
+        cursor.stop = snapshot.end;
         cursor.next = self->place_ ? std::max(self->place_->offset, snapshot.start)
                       : self->request_.from() == "start" ? snapshot.start
-                                                         : snapshot.durable_end;
+                                                         : snapshot.end;
         self->cursors_.push_back(cursor);
       }
       self->Next();
@@ -74,7 +74,7 @@ class Tailer : public std::enable_shared_from_this<Tailer> {
   struct Cursor {
     PartitionId partition;
     Offset next;
-    Offset stop;        // durable end at the beginning: where it ends without `follow`
+    Offset stop;        // the end at the beginning: where it ends without `follow`
     bool idle = false;  // this round found nothing
   };
 

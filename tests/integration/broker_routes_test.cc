@@ -249,8 +249,11 @@ TEST_F(BrokerRoutesTest, ExplainUsesTheConditionsOfTheEventsTime) {
   config_.replace(config_.find("order.paid"), 10, "test.event");
   EXPECT_TRUE(server_->Reload().errors.empty());
   Explained explained = ExplainId("e1", "/test");
+  ASSERT_TRUE(explained.status.ok()) << explained.status.error_message();
   EXPECT_FALSE(explained.verdicts["paid"].matched());
   EXPECT_EQ(explained.verdicts["paid"].expected(), "\"order.paid\"");
+  ASSERT_THAT(explained.verdicts["paid"].notes(), Not(IsEmpty()))
+      << explained.verdicts["paid"].DebugString();
   EXPECT_THAT(explained.verdicts["paid"].notes(0), HasSubstr("of that time"));
   EXPECT_FALSE(explained.verdicts["late"].matched());
   EXPECT_THAT(explained.verdicts["late"].reason(), HasSubstr("not in force when the event came"));

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -167,8 +168,9 @@ class PartitionRig : public PartitionObserver {
   }
 
   // Handed in, not run: `answer` is filled when the outcome comes.
-  void Send(const std::string& id, std::optional<PublishOutcome>& answer,
-            const std::string& key = "", std::size_t bytes = 10) {
+  void Send(
+      const std::string& id, std::optional<PublishOutcome>& answer, const std::string& key = "",
+      std::size_t bytes = 10, std::function<void()> answered = [] {}) {
     auto event_bytes = std::make_shared<std::string>(MakeEvent(id, key, bytes));
     PublishBatch batch;
     PublishedEvent event;
@@ -177,7 +179,10 @@ class PartitionRig : public PartitionObserver {
     batch.keep_alive = event_bytes;
     batch.bytes = event_bytes->size();
     batch.events.push_back(std::move(event));
-    batch.done = [&answer](PublishOutcome outcome) { answer = std::move(outcome); };
+    batch.done = [&answer, answered = std::move(answered)](PublishOutcome outcome) {
+      answer = std::move(outcome);
+      answered();
+    };
     const absl::Status taken = shards->TryPublish(PartitionId(0), batch);
     if (!taken.ok()) answer = PublishOutcome{taken, Offset(), {}};
   }

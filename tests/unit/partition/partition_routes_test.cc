@@ -454,6 +454,32 @@ TEST(PartitionExplainTest, EveryFateIsTold) {
   EXPECT_EQ(story->deliveries[1].fate, Fate::kInFlight);
 }
 
+// The journal answers a publisher before the partition hears of it: who asks between the two gets
+// what was answered.
+TEST(PartitionExplainTest, WhatWasAnsweredIsFound) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  std::optional<PublishOutcome> answer;
+  bool asked_before = false;
+  absl::StatusOr<EventStory> story = absl::UnknownError("not answered");
+  std::vector<EventRecordInfo> events;
+  rig.Send("e0", answer, "", 10, [&] {
+    rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+      asked_before = partition.Snapshot().durable_end < partition.end();
+      partition.Explain(Offset(),
+                        [&](absl::StatusOr<EventStory> told) { story = std::move(told); });
+      partition.ReadEvents(Offset(), 10, 1 << 20, [&](absl::StatusOr<EventPage> page) {
+        ASSERT_TRUE(page.ok());
+        events = std::move(page->events);
+      });
+    });
+  });
+  rig.Run();
+  EXPECT_TRUE(asked_before) << "not the order that this is about";
+  EXPECT_TRUE(story.ok()) << story.status();
+  EXPECT_THAT(events, SizeIs(1));
+}
+
 TEST(PartitionExplainTest, TheConfigurationOfTheEventsTimeIsKept) {
   PartitionRig rig;
   ASSERT_TRUE(rig.Start().ok());
