@@ -24,8 +24,26 @@ endif()
 
 find_program(TOCSIN_CCACHE ccache)
 if(TOCSIN_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${TOCSIN_CCACHE})
+  # It keeps results of compilations with precompiled headers only when told so.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros ${TOCSIN_CCACHE})
 endif()
+
+# tocsin_precompile(name header ...): headers that most files of a target begin with, read once.
+# tocsin_precompile(name REUSE_FROM target): those of a target with the same flags. g++ only.
+# Files still include what they use: the asan and the clang builds are without.
+option(TOCSIN_PCH "Precompile the headers that most files include (g++)" ON)
+function(tocsin_precompile name)
+  if(NOT TOCSIN_PCH OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    return()
+  endif()
+  target_compile_options(${name} PRIVATE -fpch-preprocess)
+  if("${ARGV1}" STREQUAL "REUSE_FROM")
+    target_precompile_headers(${name} REUSE_FROM ${ARGV2})
+  else()
+    target_precompile_headers(${name} PRIVATE ${ARGN})
+  endif()
+endfunction()
 
 # tocsin_library(name SOURCES a.cc ... DEPS target ... [PUBLIC_DEPS target ...])
 function(tocsin_library name)
@@ -43,8 +61,15 @@ function(tocsin_test name)
     set(ARG_TIMEOUT 120)
   endif()
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE tocsin_flags ${ARG_DEPS} GTest::gtest GTest::gmock
+  target_link_libraries(${name} PRIVATE tocsin_flags ${ARG_DEPS} fmt::fmt GTest::gtest GTest::gmock
                                         GTest::gtest_main)
+  # hiredis defines _FILE_OFFSET_BITS, which these headers were read without.
+  if("${ARG_DEPS}" MATCHES "redis|HIREDIS")
+  elseif("${ARG_DEPS}" MATCHES "tocsin_(server|cli|sdk|proto|local|dispatch_grpc)")
+    tocsin_precompile(${name} REUSE_FROM tocsin_grpc_test_headers)
+  else()
+    tocsin_precompile(${name} REUSE_FROM tocsin_test_headers)
+  endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})

@@ -49,7 +49,9 @@ bool ReadObject(std::string_view line, const Set& set) {
   return true;
 }
 
-std::uint64_t Number(const std::string& text) { return std::strtoull(text.c_str(), nullptr, 10); }
+std::uint64_t DecimalOf(const std::string& text) {
+  return std::strtoull(text.c_str(), nullptr, 10);
+}
 double Seconds(const std::string& text) { return std::strtod(text.c_str(), nullptr); }
 
 std::optional<v1::RunStatus> ReadRun(const std::filesystem::path& path, const std::string& function,
@@ -65,17 +67,17 @@ std::optional<v1::RunStatus> ReadRun(const std::filesystem::path& path, const st
                                  if (name == "trigger") run.set_trigger(value);
                                  if (name == "delivery") run.set_delivery(value);
                                  if (name == "attempt")
-                                   run.set_attempt(static_cast<std::uint32_t>(Number(value)));
+                                   run.set_attempt(static_cast<std::uint32_t>(DecimalOf(value)));
                                  if (name == "event") run.set_event(value);
                                  if (name == "started") run.set_started(value);
                                  if (name == "seconds") run.set_seconds(Seconds(value));
                                  if (name == "ended") run.set_ended(value);
                                  if (name == "answer") run.set_answer(value);
                                  if (name == "message") run.set_message(value);
-                                 if (name == "bytes") run.set_output_bytes(Number(value));
+                                 if (name == "bytes") run.set_output_bytes(DecimalOf(value));
                                  if (name == "cpu_seconds") run.set_cpu_seconds(Seconds(value));
                                  if (name == "peak_memory_bytes")
-                                   run.set_peak_memory_bytes(Number(value));
+                                   run.set_peak_memory_bytes(DecimalOf(value));
                                });
   if (!read) return std::nullopt;
   if (with_output) run.set_output(text.substr(line + 1));
@@ -134,12 +136,12 @@ std::vector<v1::FunctionStatus> ReadUsage(const std::string& runs_dir) {
         ReadObject(rest.substr(0, end), [&one](const std::string& name, std::string value) {
           if (name == "function") one.set_name(value);
           if (name == "kind") one.set_kind(value);
-          if (name == "workers") one.set_workers(static_cast<std::uint32_t>(Number(value)));
-          if (name == "runs") one.set_runs(Number(value));
-          if (name == "failed") one.set_failed(Number(value));
+          if (name == "workers") one.set_workers(static_cast<std::uint32_t>(DecimalOf(value)));
+          if (name == "runs") one.set_runs(DecimalOf(value));
+          if (name == "failed") one.set_failed(DecimalOf(value));
           if (name == "busy_seconds") one.set_busy_seconds(Seconds(value));
           if (name == "cpu_seconds") one.set_cpu_seconds(Seconds(value));
-          if (name == "peak_memory_bytes") one.set_peak_memory_bytes(Number(value));
+          if (name == "peak_memory_bytes") one.set_peak_memory_bytes(DecimalOf(value));
         });
     if (read) functions.push_back(std::move(one));
     rest.remove_prefix(end + 1);
