@@ -398,17 +398,18 @@ void Dispatcher::Impl::GiveUp(SessionLoad& load, TriggerNumber trigger, std::uin
   if (state.concurrency != 0) Unblock(state, wakes);
 }
 
+void Dispatcher::Impl::Withdraw(TriggerState& trigger, PartitionId partition, Wakes& wakes) {
+  if (partition.value() >= trigger.demands.size()) return;
+  Demand* demand = trigger.demands[partition.value()].get();
+  if (demand == nullptr) return;
+  SetDemand(*demand, 0, 0);
+  if (trigger.function->alone_waiting == 0) Unreserve(*trigger.function, wakes);
+  if (!trigger.blocked.empty()) Unblock(trigger, wakes);
+  WakeWaiters(*trigger.function, nullptr, wakes);  // it claims nothing any more
+}
+
 void Dispatcher::Impl::Shortfall(const Grant& grant, Wakes& wakes) {
-  TriggerState& trigger = *triggers[grant.trigger.value()];
-  if (grant.partition.value() < trigger.demands.size()) {
-    Demand* demand = trigger.demands[grant.partition.value()].get();
-    if (demand != nullptr) {
-      SetDemand(*demand, 0, 0);
-      if (trigger.function->alone_waiting == 0) Unreserve(*trigger.function, wakes);
-      if (!trigger.blocked.empty()) Unblock(trigger, wakes);
-      WakeWaiters(*trigger.function, nullptr, wakes);  // it claims nothing any more
-    }
-  }
+  Withdraw(*triggers[grant.trigger.value()], grant.partition, wakes);
   WakePartition(grant.partition, wakes);
 }
 
@@ -546,6 +547,16 @@ void Dispatcher::Exchange(PartitionId partition, std::span<const ReadyOffer> off
       impl_->GrantShare(*fp, grants, wakes);
       impl_->WakeWaiters(*fp->function, fp, wakes);
     }
+  }
+  impl_->WakeAll(wakes);
+}
+
+void Dispatcher::Withdraw(PartitionId partition, TriggerNumber trigger) {
+  Impl::Wakes wakes;
+  {
+    MutexLock lock(impl_->mutex);
+    TOCSIN_CHECK(trigger.value() < impl_->triggers.size());
+    impl_->Withdraw(*impl_->triggers[trigger.value()], partition, wakes);
   }
   impl_->WakeAll(wakes);
 }

@@ -101,6 +101,8 @@ class Dispatcher {
   // nothing and the partition is woken: after a Wake() it offers all that it has ready.
   void Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
                 std::vector<Grant>& grants);
+  // The partition has nothing of the trigger any more. As an offer of 0, but nothing is granted.
+  void Withdraw(PartitionId partition, TriggerNumber trigger);
   // At most once per grant. `unused_bytes` is grant.bytes less what was delivered, at least 0.
   void Release(const Grant& grant, std::uint32_t unused_count, std::uint64_t unused_bytes);
 

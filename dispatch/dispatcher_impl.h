@@ -159,6 +159,9 @@ struct Dispatcher::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   SessionLoad& LoadOf(const WorkerSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
+  // The partition has nothing of it any more.
+  void Withdraw(TriggerState& trigger, PartitionId partition, Wakes& wakes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // Less was sent than was granted: what the partition has now is not known here.
   void Shortfall(const Grant& grant, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 

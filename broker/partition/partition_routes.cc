@@ -131,9 +131,8 @@ void Partition::Impl::TakeOutOfForce(const TriggerRecord& trigger) {
       state.RaiseFloor(trigger.ordinal, runtime->queue->Floor(durable_end));
       DropRuntimeQueue(*runtime);
     }
-    const ReadyOffer none{runtime->number, 0, 0};
-    std::vector<Grant> grants;
-    ports.dispatcher.Exchange(options.id, {&none, 1}, grants);
+    // What it was granted since the last turn stays with the others.
+    ports.dispatcher.Withdraw(options.id, runtime->number);
     runtimes[trigger.ordinal.value()].reset();
   }
   if (trigger.detached) return;
