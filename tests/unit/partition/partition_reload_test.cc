@@ -88,14 +88,14 @@ TEST(PartitionReloadTest, AFormerQueuesFailureIsDurableBeforeItsDeliveryIsTriedA
   EXPECT_EQ(rig.worker->held.front().attempt, 2u);
 }
 
-// The danger: what a worker that just came is granted for the others is lost with the one that goes,
-// its credit for good.
+// The danger: what a worker that just came is granted for the others is lost with the one that
+// goes, its credit for good.
 TEST(PartitionReloadTest, ATriggerThatLeavesTakesNoCreditOfTheOthers) {
   PartitionRig rig;
   rig.AddTrigger("leaving");
   ASSERT_TRUE(rig.Start().ok());
   ASSERT_TRUE(rig.Publish("e", "k").ok());
-  rig.BeginAttach(2);  // the partition is woken, and has not exchanged yet
+  rig.BeginAttach(1);  // the partition is woken, and has not exchanged yet
   rig.triggers.pop_back();
   rig.Reload();
   ASSERT_THAT(rig.worker->held, SizeIs(1));
