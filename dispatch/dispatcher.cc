@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "broker/base/canary.h"
 #include "broker/base/check.h"
 #include "dispatch/dispatcher_impl.h"
 
@@ -563,6 +564,7 @@ void Dispatcher::Withdraw(PartitionId partition, TriggerNumber trigger) {
 
 void Dispatcher::Release(const Grant& grant, std::uint32_t unused_count,
                          std::uint64_t unused_bytes) {
+  if (Planted(Canary::kCreditLost)) return;
   Impl::Wakes wakes;
   {
     MutexLock lock(impl_->mutex);

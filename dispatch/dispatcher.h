@@ -75,6 +75,7 @@ struct SessionInfo {  // for `workers`
   SessionId id;
   SessionHello hello;
   std::uint32_t in_flight = 0;
+  std::uint64_t granted = 0;  // of its credit: in flight, or being read for it
   std::uint64_t in_flight_bytes = 0;
   std::uint64_t delivered = 0, acked = 0, retried = 0, rejected = 0, dropped = 0, stale = 0;
   bool draining = false;

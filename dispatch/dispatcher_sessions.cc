@@ -130,17 +130,20 @@ void Dispatcher::DrainAll(const std::string& reason) {
 }
 
 std::vector<SessionInfo> Dispatcher::Sessions() const {
-  std::vector<std::pair<std::shared_ptr<WorkerSession>, bool>> all;
+  std::vector<SessionInfo> infos;
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     MutexLock lock(impl_->mutex);
-    for (const auto& session : impl_->sessions) {
-      all.emplace_back(session, session->impl_->load.closed);
+    all = impl_->sessions;
+    for (const auto& session : all) {
+      SessionInfo& info = infos.emplace_back();
+      info.draining = session->impl_->load.closed;
+      info.granted = session->impl_->load.taken;
     }
   }
-  std::vector<SessionInfo> infos;
-  for (const auto& [session, closed] : all) {
-    const WorkerSession::Impl& s = *session->impl_;
-    SessionInfo& info = infos.emplace_back();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const WorkerSession::Impl& s = *all[i]->impl_;
+    SessionInfo& info = infos[i];
     MutexLock lock(s.mutex);
     info.id = s.id;
     info.hello = s.hello;
@@ -152,7 +155,6 @@ std::vector<SessionInfo> Dispatcher::Sessions() const {
     info.rejected = s.rejected;
     info.dropped = s.dropped;
     info.stale = s.stale;
-    info.draining = closed;
     info.attached = s.attached;
     info.last_heard = s.last_heard;
   }

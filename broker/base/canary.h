@@ -40,10 +40,11 @@ enum class Canary : std::uint8_t {
   kMatchForgotten,    // an event is not recorded as matched by a trigger that it matches
   kSkipUnrecorded,    // an instant that does not fire leaves no record
   kPriorNotHeld,      // after a restart a key goes on while its delivery waits to be repeated
+  kCreditLost,        // a worker's credit that was granted and not used is not given back
 };
 
 // By their value.
-inline constexpr std::array<std::string_view, 24> kCanaryNames = {"none",
+inline constexpr std::array<std::string_view, 25> kCanaryNames = {"none",
                                                                   "confirmed_early",
                                                                   "dispatched_early",
                                                                   "attempt_forgotten",
@@ -66,7 +67,8 @@ inline constexpr std::array<std::string_view, 24> kCanaryNames = {"none",
                                                                   "route_stale",
                                                                   "match_forgotten",
                                                                   "skip_unrecorded",
-                                                                  "prior_not_held"};
+                                                                  "prior_not_held",
+                                                                  "credit_lost"};
 
 #ifdef TOCSIN_CANARIES
 inline Canary planted = Canary::kNone;

@@ -93,6 +93,7 @@ void Sim::Quiesce() {
   if (!result_.failure.empty()) return;
   PumpAll();
   if (!opened_ && result_.failure.empty()) return Fail("the broker did not open");
+  CheckCredit();
   NoteSchedules();
   schedules_ = false;
   for (const auto& worker : workers_) {
@@ -148,6 +149,16 @@ void Sim::Quiesce() {
   if (result_.failure.empty()) CheckLog();
   if (result_.failure.empty()) CheckReplays();
   if (result_.failure.empty()) CheckAnswered();
+}
+
+// Nothing is on its way: what a worker was granted is with it, or its credit shrinks for good.
+void Sim::CheckCredit() {
+  for (const SessionInfo& session : life_->dispatcher.Sessions()) {
+    Checked(SimCheck::kCredit);
+    if (session.granted == session.in_flight) continue;
+    return Fail(fmt::format("worker session {} has {} in flight and was granted {}",
+                            session.id.value(), session.in_flight, session.granted));
+  }
 }
 
 void Sim::FailAtLetters() {

@@ -68,12 +68,13 @@ enum class SimCheck : std::uint8_t {
   kInstants,     // each fired or recorded as skipped
   kReplayRuns,   // each event of a replay's span has its run, once
   kApiMatching,  // what the trigger of the API matched while it was in force, and nothing else
+  kCredit,       // what a worker is not busy with is free for it
 };
-inline constexpr std::array<std::string_view, 19> kSimCheckNames = {
-    "content",    "durable_first", "not_again",    "attempts",    "exclusive",
-    "key_order",  "key_held",      "parked",       "concurrency", "executions",
-    "matching",   "books",         "answered_ran", "in_log_once", "emitted_once",
-    "lane_order", "instants",      "replay_runs",  "api_matching"};
+inline constexpr std::array<std::string_view, 20> kSimCheckNames = {
+    "content",    "durable_first", "not_again",    "attempts",     "exclusive",
+    "key_order",  "key_held",      "parked",       "concurrency",  "executions",
+    "matching",   "books",         "answered_ran", "in_log_once",  "emitted_once",
+    "lane_order", "instants",      "replay_runs",  "api_matching", "credit"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;

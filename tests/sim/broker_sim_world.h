@@ -152,6 +152,7 @@ class Sim final : public PartitionObserver {
   bool Drained();
   void FailAtLetters();
   void Quiesce();
+  void CheckCredit();
   std::uint32_t DrawSteps();
   void Step();
   void DetachWorker();
