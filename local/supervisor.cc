@@ -1,5 +1,6 @@
 #include "local/supervisor.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <google/protobuf/util/message_differencer.h>
 #include <poll.h>
@@ -14,6 +15,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
@@ -440,9 +442,25 @@ class Supervisor {
   int signals_ = -1;
 };
 
+// What it starts must not read the broker's commands, which hold tokens and secrets: they come by a
+// descriptor that ends at exec, and standard input is empty.
+int KeepToOurselves(int input) {
+  const int kept = fcntl(input, F_DUPFD_CLOEXEC, 3);
+  const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (kept < 0 || nothing < 0 || dup2(nothing, STDIN_FILENO) < 0) return -1;
+  if (nothing != STDIN_FILENO) close(nothing);
+  if (input != STDIN_FILENO) close(input);
+  return kept;
+}
+
 }  // namespace
 
 int RunSupervisor(int input) {
+  input = KeepToOurselves(input);
+  if (input < 0) {
+    Say(fmt::format("cannot set up its input: {}", strerror(errno)));
+    return 1;
+  }
   signal(SIGPIPE, SIG_IGN);
   signal(SIGCHLD, SIG_DFL);
   signal(SIGINT, SIG_IGN);  // the broker's to deal with

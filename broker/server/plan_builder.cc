@@ -226,6 +226,21 @@ absl::Status CheckListeners(const BrokerConfig& config) {
                        "it speaks no TLS; keep it on 127.0.0.1 behind a proxy");
 }
 
+absl::Status CheckBoundListeners(const BrokerConfig& bound, const BrokerConfig& policy) {
+  BrokerConfig now = policy;
+  now.listen = bound.listen;
+  now.http = bound.http;
+  now.insecure = bound.insecure;
+  now.tls = bound.tls;
+  // Certificates count only where both the listener asks for them and the new policy knows of them.
+  const bool certificates = policy.tls.has_value() && !policy.tls->client_ca.empty();
+  if (now.tls.has_value() && !certificates) now.tls->client_ca.clear();
+  const absl::Status open = CheckListeners(now);
+  if (open.ok()) return open;
+  return absl::FailedPreconditionError(
+      fmt::format("{}. It listens there until it is started anew", MessageOf(open)));
+}
+
 absl::Status CheckSources(const Config& config) {
   const auto absolute = [](const std::string& path) {
     std::error_code error;

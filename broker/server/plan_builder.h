@@ -43,6 +43,9 @@ AccessPolicy ToAccessPolicy(const BrokerConfig& config);
 //   kFailedPrecondition  T0205, names the listener and what to do
 //   kInvalidArgument     not an address
 absl::Status CheckListeners(const BrokerConfig& config);
+// The same for a reload: who may do what is as `policy` says from now on, and the listeners stay as
+// they were `bound` until the process ends.
+absl::Status CheckBoundListeners(const BrokerConfig& bound, const BrokerConfig& policy);
 
 // A broker that watches its own data directory would make events of its own writing for ever.
 //   kFailedPrecondition  T0110, names the source

@@ -106,6 +106,7 @@ absl::Status Server::Impl::Start() {
   TOCSIN_ASSIGN_OR_RETURN(Config loaded, Load(errors));
   TOCSIN_RETURN_IF_ERROR(CheckListeners(loaded.broker));
   TOCSIN_RETURN_IF_ERROR(CheckSources(loaded));
+  bound = loaded.broker;
   {
     MutexLock lock(reload_mutex);
     config = std::move(loaded);
@@ -400,7 +401,10 @@ bool Server::Impl::WaitFor(Duration within, std::function<bool()> finished) {
 
 absl::Status Server::Impl::Drain(Duration within) {
   state.store(ServerState::kDraining);
-  if (sources != nullptr) sources->Stop();
+  if (sources != nullptr) {
+    MutexLock lock(reload_mutex);  // a reload that is under way must not start them again
+    sources->Stop();
+  }
   if (listener != nullptr) {
     listener->SetServing(false);
     publisher->Drain();

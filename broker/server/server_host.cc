@@ -34,9 +34,14 @@ ReloadReport Server::Impl::ReloadNow() {
   MutexLock lock(reload_mutex);
   ReloadReport report;
   std::vector<ConfigError> errors;
+  if (state.load() >= ServerState::kDraining) {
+    report.errors.emplace_back("the broker is stopping");
+    return report;
+  }
   absl::StatusOr<Config> loaded = Load(errors);
   absl::Status applied = loaded.status();
   if (applied.ok()) applied = CheckListeners(loaded->broker);
+  if (applied.ok()) applied = CheckBoundListeners(bound, loaded->broker);
   if (applied.ok()) applied = CheckSources(*loaded);
   if (applied.ok() && loaded->broker.partitions_given &&
       loaded->broker.partitions != shards->partition_count()) {
@@ -91,6 +96,7 @@ void Server::Impl::WatchTimeZones() {
   control->PostAt(clock.Monotonic() + options.zones_every, [this] {
     {
       MutexLock lock(reload_mutex);
+      if (state.load() >= ServerState::kDraining) return;
       std::vector<std::string> names;
       for (const SourceConfig& source : config.sources) {
         const auto* timer = std::get_if<TimerSpec>(&source.spec);
@@ -124,6 +130,9 @@ void Server::Impl::Reload(absl::AnyInvocable<void(ReloadReport)> done) {
 void Server::Impl::ForgetSource(const std::string& name, bool dry_run, ForgetDone done) {
   control->Post([this, name, dry_run, done = std::move(done)]() mutable {
     MutexLock lock(reload_mutex);
+    if (state.load() >= ServerState::kDraining) {
+      return done(absl::UnavailableError("the broker is stopping"));
+    }
     const bool timer = std::any_of(
         config.sources.begin(), config.sources.end(), [&name](const SourceConfig& source) {
           return source.name == name && std::holds_alternative<TimerSpec>(source.spec);

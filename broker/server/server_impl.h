@@ -107,6 +107,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::string data_dir;
   Endpoints endpoints;
   std::uint64_t log_bytes_max = 0;
+  BrokerConfig bound;  // as it began: where it listens and how, until it ends
 
   std::atomic<ServerState> state{ServerState::kStarting};
   std::atomic<bool> failed{false};
@@ -118,6 +119,11 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   // Of the API: all that is stored, and what of it is in force.
   std::map<std::string, std::string> api_texts ABSL_GUARDED_BY(reload_mutex);
   std::map<std::string, TriggerConfig> api_triggers ABSL_GUARDED_BY(reload_mutex);
+
+  // Beside reload_mutex, which a reload holds while it waits for partitions: what a partition's
+  // thread asks is told under this one.
+  mutable Mutex names_mutex;
+  std::set<std::string> api_names ABSL_GUARDED_BY(names_mutex);  // of api_triggers
 
   mutable Mutex told_mutex;
   std::string reload_error ABSL_GUARDED_BY(told_mutex);  // of the last reload; empty: it worked

@@ -39,16 +39,23 @@ void Server::Impl::TakeApiTriggers(const Config& of_file, std::vector<std::strin
     }
   };
   auto all = ParseTriggers(TriggersText(api_texts), "api", of_file);
-  if (all.ok()) return take(*std::move(all));
-  for (const auto& [name, text] : api_texts) {
-    auto one = ParseTriggers(TriggersText({{name, text}}), "api", of_file);
-    if (one.ok()) {
-      take(*std::move(one));
-      continue;
+  if (all.ok()) {
+    take(*std::move(all));
+  } else {
+    for (const auto& [name, text] : api_texts) {
+      auto one = ParseTriggers(TriggersText({{name, text}}), "api", of_file);
+      if (one.ok()) {
+        take(*std::move(one));
+        continue;
+      }
+      log.Warn("T0322", fmt::format("trigger `{}` of the API is not in force: {}", name,
+                                    MessageOf(one.status())));
     }
-    log.Warn("T0322", fmt::format("trigger `{}` of the API is not in force: {}", name,
-                                  MessageOf(one.status())));
   }
+  std::set<std::string> names;
+  for (const auto& [name, trigger] : api_triggers) names.insert(name);
+  MutexLock lock(names_mutex);
+  api_names = std::move(names);
 }
 
 absl::StatusOr<std::shared_ptr<const RoutePlan>> Server::Impl::PlanOf(const Config& of_file) {
@@ -147,6 +154,10 @@ void Server::Impl::ApplyTriggers(std::string text, std::string file, bool dry_ru
           put.push_back(one.config);
           api_triggers.insert_or_assign(name, std::move(one.config));
         }
+        {
+          MutexLock names_lock(names_mutex);
+          for (const TriggerConfig& trigger : put) api_names.insert(trigger.spec.name);
+        }
         registry->Change(put, {});
       }
       for (const std::string& change : report.changes) log.Info(change + " by the API");
@@ -186,6 +197,10 @@ void Server::Impl::RemoveTriggers(std::vector<std::string> names,
           api_texts.erase(name);
           if (api_triggers.erase(name) > 0) gone.push_back(name);
         }
+        {
+          MutexLock names_lock(names_mutex);
+          for (const std::string& name : gone) api_names.erase(name);
+        }
         registry->Change({}, gone);
       }
       for (const std::string& name : names) {
@@ -197,10 +212,8 @@ void Server::Impl::RemoveTriggers(std::vector<std::string> names,
 }
 
 std::set<std::string> Server::Impl::ApiTriggers() const {
-  MutexLock lock(reload_mutex);
-  std::set<std::string> names;
-  for (const auto& [name, trigger] : api_triggers) names.insert(name);
-  return names;
+  MutexLock lock(names_mutex);
+  return api_names;
 }
 
 std::vector<PlannedRoute> Server::Impl::Routes() const { return registry->Routes(); }

@@ -94,8 +94,12 @@ void TriggerRegistry::Rebuild() {
   std::size_t overlaid = 0;
   {
     const MutexLock lock(mutex_);
+    if (overlay_ == nullptr) {  // there was a reset since this was posted
+      rebuilding_ = false;
+      return;
+    }
     resets = resets_;
-    overlaid = overlay_ == nullptr ? 0 : overlay_->triggers.size();
+    overlaid = overlay_->triggers.size();
     for (const auto& [name, number] : in_force_) from.push_back(number);
     std::sort(from.begin(), from.end());
     for (const std::uint32_t number : from) {

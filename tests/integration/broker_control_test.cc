@@ -4,13 +4,18 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <cstdio>
+#include <future>
+#include <memory>
+#include <thread>
 
+#include "broker/server/plan_builder.h"
 #include "tests/integration/broker_fixture.h"
 
 namespace tocsin {
@@ -174,6 +179,63 @@ TEST_F(BrokerControlTest, AListenerThatOthersReachNeedsTlsAndAnIdentity) {
   ASSERT_FALSE(open.ok());
   EXPECT_THAT(std::string(MessageOf(open.status())), HasSubstr("T0205"));
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/data")) << "refused before anything was made";
+}
+
+// The danger: the file says loopback and takes the tokens away; the tokens go at once, the listener
+// that everybody reaches stays until the next start.
+TEST_F(BrokerControlTest, AReloadLooksAtTheListenersThatAreThere) {
+  BrokerConfig bound;
+  bound.listen = "0.0.0.0:7420";
+  bound.tls = TlsConfig{.cert = "cert", .key = "key", .client_ca = "ca"};
+  BrokerConfig policy;
+  EXPECT_EQ(CheckListeners(policy), absl::OkStatus());
+  const absl::Status open = CheckBoundListeners(bound, policy);
+  EXPECT_EQ(open.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(MessageOf(open)), HasSubstr("T0205"));
+  EXPECT_THAT(std::string(MessageOf(open)), HasSubstr("until it is started anew"));
+  policy.tokens.emplace_back();
+  EXPECT_EQ(CheckBoundListeners(bound, policy), absl::OkStatus());
+  policy.tokens.clear();
+  policy.tls = bound.tls;
+  EXPECT_EQ(CheckBoundListeners(bound, policy), absl::OkStatus()) << "certificates are asked for";
+  bound.tls->client_ca.clear();
+  EXPECT_FALSE(CheckBoundListeners(bound, policy).ok()) << "nobody asks for them yet";
+  bound.listen = "127.0.0.1:7420";
+  EXPECT_EQ(CheckBoundListeners(bound, BrokerConfig()), absl::OkStatus());
+}
+
+// The danger: a partition's thread waits for a reload that waits for that partition.
+TEST_F(BrokerControlTest, TriggersAreListedWhileAReloadIsUnderWay) {
+  SetConfig(OneTrigger());
+  std::promise<void> loading, go_on;
+  std::shared_future<void> gone_on = go_on.get_future().share();
+  std::atomic<bool> hold{false};
+  ServerOptions options = Options();
+  options.load = [&, load = options.load](std::vector<ConfigError>& errors) {
+    if (hold.exchange(false)) {
+      loading.set_value();
+      gone_on.wait();
+    }
+    return load(errors);
+  };
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(std::move(options));
+  ASSERT_TRUE(server.ok()) << server.status();
+  server_ = std::move(*server);
+  hold = true;
+  std::thread reload([&] { EXPECT_THAT(server_->Reload().errors, IsEmpty()); });
+  loading.get_future().wait();
+  EXPECT_EQ(Books("all").name(), "all");
+  PublishAll({MakeEvent("e1")});
+  go_on.set_value();
+  reload.join();
+}
+
+TEST_F(BrokerControlTest, AReloadAfterTheDrainBeganChangesNothing) {
+  SetConfig(OneTrigger());
+  StartBroker();
+  EXPECT_TRUE(server_->Drain().ok());
+  EXPECT_THAT(server_->Reload().errors, ElementsAre(HasSubstr("stopping")));
+  server_.reset();
 }
 
 TEST_F(BrokerControlTest, TlsWithAClientCertificateIsAnIdentity) {

@@ -290,6 +290,14 @@ def test_workers_go_from_none_to_four_and_back_and_nothing_is_cut_off(make, tmp_
     assert len(noted(tmp_path, "start")) == 5
 
 
+def test_a_worker_does_not_read_what_the_broker_tells_its_supervisor(make, tmp_path):
+    """The danger: commands with tokens and secrets on the standard input of every program."""
+    broker = make(run_config(tmp_path, "", "note('input', len(os.read(0, 64)))"))
+    assert broker.accepted(event("a"))
+    eventually(lambda: broker.books().acked == 1, within=60)
+    assert noted(tmp_path, "input") == ["0"]
+
+
 def test_min_workers_run_before_any_event_and_come_again_when_killed(make, tmp_path):
     broker = make(run_config(tmp_path, "      min: 1\n      idle: 1s\n"))
     first = int(eventually(lambda: noted(tmp_path, "start"), within=60)[0])
