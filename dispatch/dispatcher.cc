@@ -476,12 +476,21 @@ Dispatcher::Dispatcher(AnswerSink& answers, PartitionWaker& waker)
 Dispatcher::~Dispatcher() = default;
 
 TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view function,
-                                     std::uint32_t concurrency) {
+                                     std::uint32_t concurrency, std::string_view was) {
   Impl::Wakes wakes;
   TriggerNumber number;
   {
     MutexLock lock(impl_->mutex);
     FunctionState& serving = impl_->Function(function);
+    // Renamed: what waits and what is in flight is still its own.
+    const auto former =
+        was.empty() ? impl_->trigger_numbers.end() : impl_->trigger_numbers.find(std::string(was));
+    if (former != impl_->trigger_numbers.end() &&
+        !impl_->trigger_numbers.contains(std::string(name))) {
+      const TriggerNumber kept = former->second;
+      impl_->trigger_numbers.erase(former);
+      impl_->trigger_numbers.emplace(std::string(name), kept);
+    }
     const auto [found, added] = impl_->trigger_numbers.try_emplace(
         std::string(name), TriggerNumber(static_cast<std::uint32_t>(impl_->triggers.size())));
     number = found->second;
@@ -498,8 +507,8 @@ TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view fun
     for (const auto& demand : trigger.demands) {
       if (demand != nullptr) impl_->Unlink(*demand);
     }
-    FunctionState& former = *std::exchange(trigger.function, &serving);
-    if (former.alone_waiting == 0) impl_->Unreserve(former, wakes);
+    FunctionState& served = *std::exchange(trigger.function, &serving);
+    if (served.alone_waiting == 0) impl_->Unreserve(served, wakes);
     trigger.concurrency = concurrency;
     for (const auto& demand : trigger.demands) {
       if (demand != nullptr) impl_->Link(*demand);

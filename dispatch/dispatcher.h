@@ -91,10 +91,11 @@ class Dispatcher {
   Dispatcher(const Dispatcher&) = delete;
   Dispatcher& operator=(const Dispatcher&) = delete;
 
-  // The same name gives the same number for the life of the process. Changes function and
-  // concurrency (0: unlimited) of an existing one.
+  // The same name gives the same number for the life of the process, and a new name that of its
+  // former one (`was`; empty: none). Changes function and concurrency (0: unlimited) of an existing
+  // one.
   TriggerNumber SetTrigger(std::string_view name, std::string_view function,
-                           std::uint32_t concurrency);
+                           std::uint32_t concurrency, std::string_view was = {});
 
   // Called by the partition's shard once per turn with every trigger whose count changed since;
   // appends to `grants`. What could not be granted is remembered: Wake() follows when it can. What

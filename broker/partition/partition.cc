@@ -175,7 +175,11 @@ void Partition::Impl::Flush() {
   flight.letters = std::move(turn.letters);
   flight.confirmed = std::move(turn.confirmed);
   flight.done = std::move(turn.done);
-  flight.outgoing = turn.outgoing;
+  if (turn.outgoing) {
+    for (const auto& [home, lane] : state.outgoing()) {
+      flight.outgoing.emplace_back(home, lane.next_sequence - 1);
+    }
+  }
   flight.may_use_reserve = !turn.ingest;
   std::vector<Notify> notify = std::move(turn.notify);
   std::vector<Notify> notify_written = std::move(turn.notify_written);
@@ -336,7 +340,8 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
   recycle(flight.offers, spare.offers);
   recycle(flight.matches, spare.matches);
   if (checkpoint && checkpoint->after == flight.number) checkpoint->replay_from = result.end;
-  if (flight.outgoing) ForwardOutgoing();
+  for (const auto& [home, last] : flight.outgoing) outgoing_durable[home] = last;
+  if (!flight.outgoing.empty()) ForwardOutgoing();
 }
 
 void Partition::Impl::StartCheckpoint(bool base) {

@@ -354,6 +354,8 @@ class Partition {
   void Explain(Offset offset, absl::AnyInvocable<void(absl::StatusOr<EventStory>)> done);
   // Where the dedupe table has it.
   std::optional<Offset> FindRecent(const Hash128& identity) const;
+  // When all that was done before is durable; it may be at once.
+  void OnceDurable(absl::AnyInvocable<void()> then);
   // Behind the last event that was appended, durable or not.
   Offset end() const;
   // No event below was appended at `time` or later; a lower bound, from memory.

@@ -124,6 +124,9 @@ void Partition::Impl::FinishOpen(const absl::Status& status) {
     }
     NoteSample(wall, durable_end);
     wall_offset = wall.time_since_epoch() - now.time_since_epoch();
+    for (const auto& [home, lane] : state.outgoing()) {
+      outgoing_durable[home] = lane.next_sequence - 1;
+    }
     ForwardOutgoing();
   }
   auto done = std::move(open_done);

@@ -73,7 +73,7 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
       delivery.event = *owned;
       delivery.keep_alive = std::move(owned);
     }
-    if (record.hops > 0) leased_hops[offset.value()] = record.hops;
+    if (record.hops > 0) leased_hops[{runtime->ordinal.value(), offset.value()}] = record.hops;
     out.push_back(std::move(delivery));
   }
   if (!out.empty()) {

@@ -18,6 +18,7 @@ constexpr std::size_t kQueuesKept = 1024;  // idle queue objects, beyond which t
 constexpr std::size_t kFetchBytes = 256 * 1024;
 constexpr std::size_t kEmittedMax = 256;
 constexpr std::size_t kEmittedBytesMax = std::size_t{2} << 20;
+constexpr std::size_t kAnswerBytes = 4096;  // kept beside what it emits for the answer itself
 
 }  // namespace
 
@@ -104,7 +105,7 @@ bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std:
     return false;
   }
   std::uint32_t hops = 1;
-  const auto parent = leased_hops.find(delivery.offset.value());
+  const auto parent = leased_hops.find({delivery.trigger.value(), delivery.offset.value()});
   if (parent != leased_hops.end()) hops = parent->second + 1;
   if (hops >= options.hops_max) {
     *error = fmt::format("emitted events would have gone round {} times: a loop", hops);
@@ -135,7 +136,7 @@ bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std:
                          FormatBytes(kEmittedBytesMax));
     return false;
   }
-  EnsureRoom(bytes + 4096);
+  EnsureRoom(bytes + kAnswerBytes);
   for (const std::string& event : emitted) {
     EventView view;
     (void)ParseEvent(event, view);
@@ -201,12 +202,15 @@ void Partition::Impl::OnAnswers(AnswerBatch batch) {
       }
       if (!ApplyEmitted(answer.delivery, answer.emitted, &error)) {
         outcome = Retry{"emit_invalid", error, std::nullopt};
+      } else {
+        with_emitted = true;
       }
     }
     count(runtime->queue->Answer(answer.delivery.offset, answer.delivery.token, std::move(outcome),
                                  now, actions));
     Touch(*runtime);
     RunActions(*runtime, actions);
+    with_emitted = false;
   }
   for (const ExtendRequest& extend : batch.extends) {
     Runtime* runtime = RuntimeOf(extend.delivery.trigger);
@@ -253,12 +257,15 @@ void Partition::Impl::LetterDone(const std::shared_ptr<Confirmation>& confirmati
 void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions) {
   for (Action& action : actions) {
     if (auto* settled = std::get_if<SettledAction>(&action)) {
-      if (!leased_hops.empty()) leased_hops.erase(settled->candidate.offset.value());
+      if (!leased_hops.empty()) {
+        leased_hops.erase({runtime.ordinal.value(), settled->candidate.offset.value()});
+      }
       auto& by_trigger = settled->kind == SettleKind::kDropped ? turn.dropped : turn.acked;
       by_trigger[runtime.ordinal.value()].push_back(settled->candidate.match_index);
       ++turn.settled_count;
     } else if (auto* attempt = std::get_if<AttemptFailedAction>(&action)) {
-      EnsureRoom(attempt->message.size() + attempt->code.size() + 128);
+      const std::size_t bytes = attempt->message.size() + attempt->code.size() + 128;
+      if (!with_emitted || bytes > kAnswerBytes) EnsureRoom(bytes);
       AttemptFailedRecord record;
       record.trigger = runtime.ordinal;
       record.index = attempt->candidate.match_index;
@@ -417,7 +424,9 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
   const RecordView view{type, body, 0};
   const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
   TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
-  if (!leased_hops.empty()) leased_hops.erase(candidate.offset.value());
+  if (!leased_hops.empty()) {
+    leased_hops.erase({runtime.ordinal.value(), candidate.offset.value()});
+  }
   runtime.queue->Close(candidate.offset, park && !Planted(Canary::kParkIgnored));
   Touch(runtime);
   if (event == nullptr || !event->from_schedule) return;
@@ -480,7 +489,8 @@ void Partition::Impl::ExchangeAndDeliver() {
     const std::size_t alone = queue == nullptr ? 0 : queue->ready_alone_count();
     if (count != runtime->offered || alone != runtime->offered_alone || woken) offer(*runtime);
   }
-  if (std::exchange(woken, false)) {
+  const bool was_woken = std::exchange(woken, false);
+  if (was_woken) {
     std::vector<std::uint32_t> ordinals(ready.begin(), ready.end());
     std::sort(ordinals.begin(), ordinals.end());  // the same order in every run
     for (const std::uint32_t ordinal : ordinals) {
@@ -488,7 +498,8 @@ void Partition::Impl::ExchangeAndDeliver() {
       if (runtime != nullptr) offer(*runtime);
     }
   }
-  if (offers.empty()) return;
+  // Woken, it comes also with nothing: who wakes it believes otherwise, and wakes nobody else.
+  if (offers.empty() && !was_woken) return;
   std::vector<Grant> grants;
   ports.dispatcher.Exchange(options.id, offers, grants);
   for (Grant& grant : grants) {
@@ -498,6 +509,8 @@ void Partition::Impl::ExchangeAndDeliver() {
       ports.dispatcher.Release(grant, grant.count, grant.bytes);
       continue;
     }
+    std::size_t& told = grant.alone ? runtime->offered_alone : runtime->offered;
+    told -= std::min<std::size_t>(told, grant.count);
     Fetch fetch;
     fetch.trigger = runtime->ordinal;
     std::vector<Action> actions;
@@ -510,6 +523,7 @@ void Partition::Impl::ExchangeAndDeliver() {
     const std::uint32_t unused = grant.count - static_cast<std::uint32_t>(fetch.leases.size());
     const std::uint64_t unused_bytes = grant.bytes > bytes ? grant.bytes - bytes : 0;
     if (unused > 0 || unused_bytes > 0) ports.dispatcher.Release(grant, unused, unused_bytes);
+    if (unused > 0) runtime->offered = runtime->offered_alone = 0;
     grant.count -= unused;
     grant.bytes -= unused_bytes;
     fetch.grant = std::move(grant);
@@ -518,15 +532,17 @@ void Partition::Impl::ExchangeAndDeliver() {
   for (const TriggerOrdinal ordinal : touched) {
     Runtime* runtime = RuntimeOf(ordinal);
     if (runtime == nullptr || runtime->queue == nullptr) continue;
-    runtime->offered = runtime->queue->ready_count();
-    runtime->offered_alone = runtime->queue->ready_alone_count();
+    const std::size_t count = runtime->queue->ready_count();
+    const std::size_t alone = runtime->queue->ready_alone_count();
+    // What expired while it was taken was offered, too.
+    if (count != runtime->offered || alone != runtime->offered_alone) ports.wake();
     const std::optional<Instant> due = runtime->queue->NextDue();
     if (due != runtime->due) {
       if (runtime->due) dues.erase({*runtime->due, ordinal.value()});
       runtime->due = due;
       if (due) dues.emplace(*due, ordinal.value());
     }
-    if (runtime->offered + runtime->offered_alone == 0) ready.erase(ordinal.value());
+    if (count + alone == 0) ready.erase(ordinal.value());
   }
 }
 

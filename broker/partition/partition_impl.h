@@ -59,7 +59,7 @@ struct Partition::Impl {
     std::vector<LetterPut> letters;  // kept for a second try
     std::vector<std::function<void()>> confirmed;
     std::vector<absl::AnyInvocable<void(const absl::Status&)>> done;
-    bool outgoing = false;
+    std::vector<std::pair<PartitionId, std::uint64_t>> outgoing;  // the last of each home in it
     bool may_use_reserve = false;
     bool submitted = false;
     std::uint64_t number = 0;
@@ -403,7 +403,8 @@ struct Partition::Impl {
   bool woken = false;
   std::set<std::pair<Instant, std::uint32_t>> dues;
   absl::flat_hash_map<std::uint64_t, std::weak_ptr<WorkerSession>> sessions;
-  absl::flat_hash_map<std::uint64_t, std::uint32_t> leased_hops;  // by offset, only above 0
+  // By trigger and offset, only above 0.
+  absl::flat_hash_map<std::pair<std::uint32_t, std::uint64_t>, std::uint32_t> leased_hops;
   std::vector<HeldDead> held_dead;
   std::shared_ptr<Confirmation> confirming;  // of the answers that are being applied
   Audit audit;
@@ -429,7 +430,9 @@ struct Partition::Impl {
   absl::flat_hash_map<std::string, std::uint64_t> overdue_told;  // by schedule: the run's offset
   std::set<Offset> superseded;  // fires of which something may be pending
   Duration wall_offset{};       // wall minus monotonic, to notice that the wall clock was set
-  std::map<PartitionId, std::uint64_t> forwarding;  // home -> last sequence under way
+  std::map<PartitionId, std::uint64_t> forwarding;        // home -> last sequence under way
+  std::map<PartitionId, std::uint64_t> outgoing_durable;  // home -> last sequence that is durable
+  bool with_emitted = false;  // the answer that is applied has brought events: one batch for both
 
   std::map<LaneId, LaneListener*> listeners;
   MatchScratch match_scratch;

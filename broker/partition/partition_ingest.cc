@@ -455,12 +455,17 @@ std::size_t Partition::Impl::BodySlack() const {
 void Partition::Impl::ForwardOutgoing() {
   for (const auto& [home, lane] : state.outgoing()) {
     if (lane.pending.empty() || forwarding.contains(home)) continue;
+    // What is not durable yet may be refused and its number used again.
+    const auto durable = outgoing_durable.find(home);
+    if (durable == outgoing_durable.end() || lane.pending.begin()->first > durable->second)
+      continue;
     LaneBatch batch;
     batch.lane.source = fmt::format("{}{}", kPartitionLanePrefix, options.id.value());
     std::size_t bytes = 0;
     std::uint64_t last = 0;
     for (const auto& [sequence, stored] : lane.pending) {
       if (bytes + stored.size() > (std::size_t{2} << 20) && bytes > 0) break;
+      if (sequence > durable->second) break;
       // hops u8 | event bytes, see ApplyEmitted().
       batch.hops.push_back(static_cast<std::uint8_t>(stored[0]));
       batch.events.push_back(stored.substr(1));

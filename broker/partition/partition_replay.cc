@@ -70,8 +70,16 @@ void Partition::Replay(std::string_view name, const ReplayOrder& order,
     dry->where = *std::move(where);
     dry->trigger = trigger->ordinal;
     dry->done = std::move(done);
-    const JournalPosition at = impl.ports.journal.Locate(impl.options.id, dry->order.next);
-    impl.CountForReplay(std::move(dry), at);
+    const auto begin = [&impl, dry](const absl::Status&) {
+      const JournalPosition at = impl.ports.journal.Locate(impl.options.id, dry->order.next);
+      impl.CountForReplay(dry, at);
+    };
+    const Offset last(dry->order.end.value() > 0 ? dry->order.end.value() - 1 : 0);
+    if (dry->order.next < dry->order.end && impl.NotKnownYet(last)) {
+      impl.waiting.push_back({last, begin});
+    } else {
+      begin(absl::OkStatus());
+    }
     return;
   }
   if (trigger->replay) {

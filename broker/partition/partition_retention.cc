@@ -171,6 +171,10 @@ void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> 
   }
 }
 
+void Partition::OnceDurable(absl::AnyInvocable<void()> then) {
+  impl_->WhenDurable([then = std::move(then)](const absl::Status&) mutable { then(); });
+}
+
 bool Partition::Impl::NotKnownYet(Offset offset) const {
   return !(offset < durable_end) && offset < state.end() && !stalled && !resubmitted;
 }

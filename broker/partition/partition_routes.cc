@@ -103,7 +103,12 @@ void Partition::Impl::PutInForce(std::size_t route) {
     runtime->ordinal = ordinal;
   }
   runtime->route = route;
-  runtime->number = NumberOf(route);
+  const TriggerNumber number = NumberOf(route);
+  if (runtime->offered + runtime->offered_alone > 0 && runtime->number != number) {
+    ports.dispatcher.Withdraw(options.id, runtime->number);
+    runtime->offered = runtime->offered_alone = 0;
+  }
+  runtime->number = number;
   const BacklogPolicy& backlog = SpecOf(route).policy.backlog;
   if (backlog.size_max && backlog.when_full == WhenFull::kRefuse) backlog_refuses = true;
   by_number[runtime->number.value()] = ordinal;
@@ -133,6 +138,9 @@ void Partition::Impl::TakeOutOfForce(const TriggerRecord& trigger) {
     }
     // What it was granted since the last turn stays with the others.
     ports.dispatcher.Withdraw(options.id, runtime->number);
+    absl::erase_if(leased_hops, [&trigger](const auto& leased) {
+      return leased.first.first == trigger.ordinal.value();
+    });
     runtimes[trigger.ordinal.value()].reset();
   }
   if (trigger.detached) return;

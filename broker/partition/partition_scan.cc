@@ -111,7 +111,19 @@ void Partition::Impl::OnScanRead(Runtime& runtime, absl::StatusOr<ReadResult> re
     }
     Warn("T0310", fmt::format("reading for trigger '{}' failed: {}; trying again",
                               SpecOf(runtime.route).name, MessageOf(result.status())));
-    EndScan(runtime);
+    ports.executor.PostAt(now + std::chrono::seconds(1),
+                          [this, ordinal = runtime.ordinal, number = runtime.scan_number,
+                           guard = std::weak_ptr(alive)] {
+                            if (guard.expired() || failed) return;
+                            Runtime* owner = RuntimeOf(ordinal);
+                            if (owner == nullptr || owner->queue == nullptr || !owner->scanning ||
+                                owner->scan_number != number) {
+                              return;
+                            }
+                            BeginIfNeeded();
+                            EndScan(*owner);
+                            ports.wake();
+                          });
     return;
   }
   for (const Unreadable& gap : result->unreadable) {

@@ -227,23 +227,26 @@ grpc::ServerUnaryReactor* AdminService::SetTriggerState(grpc::CallbackServerCont
           if (books.name == name) result = books.pending;
         }
       }
-      absl::Status failed;
-      {
-        MutexLock lock(change->mutex);
-        if (result.ok()) {
-          change->found = true;
-          change->pending += *result;
-        } else if (!absl::IsNotFound(result.status())) {
-          change->failed = result.status();
+      // A crash must not take back what was confirmed.
+      partition.OnceDurable([=] {
+        absl::Status failed;
+        {
+          MutexLock lock(change->mutex);
+          if (result.ok()) {
+            change->found = true;
+            change->pending += *result;
+          } else if (!absl::IsNotFound(result.status())) {
+            change->failed = result.status();
+          }
+          if (--change->open > 0) return;
+          failed = change->failed;
+          if (failed.ok() && !change->found) {
+            failed = absl::NotFoundError(fmt::format("there is no trigger `{}`", name));
+          }
+          response->set_pending(change->pending);
         }
-        if (--change->open > 0) return;
-        failed = change->failed;
-        if (failed.ok() && !change->found) {
-          failed = absl::NotFoundError(fmt::format("there is no trigger `{}`", name));
-        }
-        response->set_pending(change->pending);
-      }
-      reactor->Finish(ToGrpcStatus(failed));
+        reactor->Finish(ToGrpcStatus(failed));
+      });
     });
   }
   return reactor;

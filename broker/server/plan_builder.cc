@@ -9,6 +9,7 @@
 #include <utility>
 #include <variant>
 
+#include "absl/container/flat_hash_set.h"
 #include "broker/base/status.h"
 #include "broker/server/source_kinds.h"
 #include "broker/server/timer_event.h"
@@ -139,8 +140,9 @@ absl::Status CheckListener(std::string_view key, const std::string& address, boo
 
 }  // namespace
 
-TriggerNumber NumberTrigger(const TriggerSpec& spec, Dispatcher& dispatcher) {
-  return dispatcher.SetTrigger(spec.name, spec.policy.function, spec.policy.concurrency);
+TriggerNumber NumberTrigger(const TriggerSpec& spec, bool renamed, Dispatcher& dispatcher) {
+  return dispatcher.SetTrigger(spec.name, spec.policy.function, spec.policy.concurrency,
+                               renamed ? spec.was : std::string());
 }
 
 absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
@@ -166,10 +168,14 @@ absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
   // After everything that can fail: the dispatcher keeps what it is told.
   std::vector<RouteSpec> routes;
   routes.reserve(config.triggers.size() + more.size());
+  absl::flat_hash_set<std::string> names;
+  for (const TriggerConfig& trigger : config.triggers) names.insert(trigger.spec.name);
+  for (const TriggerConfig* trigger : more) names.insert(trigger->spec.name);
   const auto add = [&](const TriggerConfig& trigger) {
     routes.push_back(trigger.route);
     plan->triggers.push_back(trigger.spec);
-    plan->numbers.push_back(NumberTrigger(trigger.spec, dispatcher));
+    plan->numbers.push_back(
+        NumberTrigger(trigger.spec, !names.contains(trigger.spec.was), dispatcher));
   };
   for (const TriggerConfig& trigger : config.triggers) add(trigger);
   for (const TriggerConfig* trigger : more) add(*trigger);

@@ -27,7 +27,8 @@ absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
     const std::vector<const TriggerConfig*>& more = {});
 
 // Tells `dispatcher` what it must know of the trigger.
-TriggerNumber NumberTrigger(const TriggerSpec& spec, Dispatcher& dispatcher);
+// `renamed`: nothing else has its former name now.
+TriggerNumber NumberTrigger(const TriggerSpec& spec, bool renamed, Dispatcher& dispatcher);
 
 // A line per difference, for `reload` and the log: sorted by kind, then in the order of the file.
 // What takes effect only at a restart says so.

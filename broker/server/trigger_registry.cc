@@ -47,7 +47,8 @@ void TriggerRegistry::Change(const std::vector<TriggerConfig>& put,
     in_force_[trigger.spec.name] = base + static_cast<std::uint32_t>(overlay->triggers.size());
     routes.push_back(trigger.route);
     overlay->triggers.push_back(trigger.spec);
-    overlay->numbers.push_back(NumberTrigger(trigger.spec, ports_.dispatcher));
+    overlay->numbers.push_back(
+        NumberTrigger(trigger.spec, !in_force_.contains(trigger.spec.was), ports_.dispatcher));
   }
   overlay->table = RouteTable::Build(std::move(routes));
   overlay_ = overlay;

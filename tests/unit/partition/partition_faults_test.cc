@@ -1,13 +1,18 @@
 // Faults of the fault table that a partition must survive: a full disk, and what `durability:
 // written` may lose.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 #include "tests/unit/partition/partition_rig.h"
 
 namespace tocsin {
 namespace {
 
+using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 using Coins = SimFileSystem::Coins;
 using Call = SimFileSystem::Call;
 
@@ -395,6 +400,108 @@ TEST(PartitionDurabilityTest, ARefusedWriteIsNeverAnsweredWritten) {
   rig.Advance(kASecond);
   EXPECT_TRUE(rig.Publish("refused").ok());
   EXPECT_EQ(rig.Books().matched, 1u);
+}
+
+// The danger: what expired while it was taken is still thought to be ready; the credit that comes
+// free is kept for it, and the other partitions stand still.
+TEST(PartitionDispatchTest, WhatExpiredWhileItWasTakenKeepsNoCredit) {
+  PartitionRig rig;
+  rig.journal_options.partitions = rig.partition_options.partitions = 2;
+  rig.triggers[0].policy.backlog.age_max = std::chrono::milliseconds(50);
+  ASSERT_TRUE(rig.Start().ok());
+  rig.Attach(1);
+  rig.publish_to = PartitionId(1);
+  ASSERT_TRUE(rig.Publish("first").ok());
+  ASSERT_THAT(rig.worker->held, SizeIs(1));
+  rig.publish_to = PartitionId(0);
+  ASSERT_TRUE(rig.Publish("old").ok());
+  rig.clock.Advance(std::chrono::milliseconds(60));  // nothing looks in between
+  ASSERT_TRUE(rig.Publish("a").ok());
+  rig.publish_to = PartitionId(1);
+  ASSERT_TRUE(rig.Publish("b").ok());
+  ASSERT_TRUE(rig.Publish("c").ok());
+  rig.Answer(Ack{});
+  rig.Run();
+  std::vector<std::string> ran;
+  while (!rig.worker->held.empty()) {
+    ran.push_back(rig.worker->held.front().event);
+    rig.Answer(Ack{});
+    rig.Run();
+  }
+  EXPECT_THAT(ran, UnorderedElementsAre("a", "b", "c"));
+}
+
+// The danger: another trigger that settles the same event first makes it forget how often the chain
+// went round.
+TEST(PartitionDispatchTest, ALoopEndsAlsoBesideATriggerThatOnlyLooksOn) {
+  PartitionRig rig;
+  rig.partition_options.hops_max = 4;
+  rig.AddTrigger("looks");
+  ASSERT_TRUE(rig.Start().ok());
+  rig.Attach(100);
+  ASSERT_TRUE(rig.Publish("e0").ok());
+  int generations = 0;
+  while (generations < 20) {
+    rig.Run();
+    std::sort(rig.worker->held.begin(), rig.worker->held.end(),
+              [](const auto& a, const auto& b) { return a.trigger > b.trigger; });
+    if (rig.worker->held.size() < 2) break;
+    ASSERT_EQ(rig.worker->held.front().trigger, "looks");
+    rig.Answer(Ack{});
+    ASSERT_EQ(rig.worker->held.front().trigger, "all");
+    rig.Answer(Ack{}, nullptr,
+               {PartitionRig::MakeEvent("e" + std::to_string(++generations), "", 10)});
+  }
+  EXPECT_LE(generations, 4);
+  EXPECT_GE(generations, 3);
+}
+
+// The danger: a number that is not durable is given to another event after a crash, which its home
+// takes for the one it has.
+TEST(PartitionDispatchTest, WhatIsEmittedGoesToItsHomeWhenItIsDurable) {
+  PartitionRig rig;
+  rig.journal_options.partitions = rig.partition_options.partitions = 2;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.Attach(100);
+  ASSERT_TRUE(rig.Publish("one").ok());
+  ASSERT_TRUE(rig.Publish("two").ok());
+  ASSERT_THAT(rig.worker->held, SizeIs(2));
+  const auto for_the_other = [](const std::string& id) {
+    for (int key = 0;; ++key) {
+      std::string bytes = PartitionRig::MakeEvent(id, std::to_string(key), 10);
+      EventView view;
+      EXPECT_TRUE(ParseEvent(bytes, view).ok());
+      if (PartitionOfEvent(view, 2) == PartitionId(1)) return bytes;
+    }
+  };
+  rig.Answer(Ack{}, nullptr, {for_the_other("first")});
+  rig.owner.RunUntilIdle();                               // its batch is with the committer
+  rig.Answer(Ack{}, nullptr, {for_the_other("second")});  // this turn comes before
+  rig.committer.RunUntilIdle();                           // what is told of the first batch
+  rig.owner.RunUntilIdle();
+  std::vector<PartitionSnapshot> all;
+  rig.shards->Snapshots([&](std::vector<PartitionSnapshot> taken) { all = std::move(taken); });
+  rig.owner.RunUntilIdle();
+  ASSERT_THAT(all, SizeIs(2));
+  EXPECT_EQ(all[1].end, Offset(1)) << "the second is not durable";
+  rig.Run();
+  rig.shards->Snapshots([&](std::vector<PartitionSnapshot> taken) { all = std::move(taken); });
+  rig.Run();
+  EXPECT_EQ(all[1].end, Offset(2));
+}
+
+TEST(PartitionDispatchTest, OnceDurableWaitsForTheDisk) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  bool told = false;
+  rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+    EXPECT_TRUE(partition.SetPaused("all", true).ok());
+    partition.OnceDurable([&] { told = true; });
+  });
+  rig.owner.RunUntilIdle();
+  EXPECT_FALSE(told);
+  rig.Run();
+  EXPECT_TRUE(told);
 }
 
 }  // namespace

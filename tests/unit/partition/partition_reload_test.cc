@@ -102,6 +102,59 @@ TEST(PartitionReloadTest, ATriggerThatLeavesTakesNoCreditOfTheOthers) {
   EXPECT_EQ(rig.worker->held.front().trigger, "all");
 }
 
+// The danger: the dispatcher counts what waits and what is in flight for the former name.
+TEST(PartitionReloadTest, ARenamedTriggerKeepsItsPlaceAndItsConcurrency) {
+  PartitionRig rig;
+  rig.triggers[0].policy.concurrency = 1;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.Attach(10);
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(rig.Publish(id).ok());
+  ASSERT_THAT(rig.worker->held, SizeIs(1));
+  rig.triggers[0].was = "all";
+  rig.triggers[0].name = "every";
+  rig.triggers[0].config_hash = "every";
+  rig.Reload();
+  EXPECT_THAT(rig.worker->held, SizeIs(1)) << "two at once";
+  rig.Answer(Ack{});
+  rig.Run();
+  ASSERT_THAT(rig.worker->held, SizeIs(1));
+  // And with another function, whose worker waits.
+  rig.triggers[0].was = "every";
+  rig.triggers[0].name = "each";
+  rig.triggers[0].policy.function = "other";
+  rig.triggers[0].config_hash = "each";
+  rig.Answer(Ack{});
+  rig.Reload();
+  const std::shared_ptr<RigWorker> before = rig.worker;
+  SessionHello hello;
+  hello.worker = "rig";
+  hello.functions = {"other"};
+  hello.credit.events = 10;
+  rig.worker = rig.workers.emplace_back(std::make_shared<RigWorker>());
+  rig.worker->session = rig.dispatcher->Attach(hello, rig.worker, rig.clock.Monotonic());
+  rig.Run();
+  EXPECT_EQ(before->held.size() + rig.worker->held.size(), 1u);
+}
+
+TEST(PartitionReloadTest, ARenamedTriggersBacklogGoesToItsNewFunctionAtOnce) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(rig.Publish(id).ok());
+  SessionHello hello;
+  hello.worker = "rig";
+  hello.functions = {"other"};
+  hello.credit.events = 10;
+  rig.worker = rig.workers.emplace_back(std::make_shared<RigWorker>());
+  rig.worker->session = rig.dispatcher->Attach(hello, rig.worker, rig.clock.Monotonic());
+  rig.Run();
+  rig.triggers[0].was = "all";
+  rig.triggers[0].name = "every";
+  rig.triggers[0].policy.function = "other";
+  rig.triggers[0].config_hash = "every";
+  rig.Reload();
+  EXPECT_THAT(rig.DrainAll(), UnorderedElementsAre("a", "b", "c"));
+}
+
 // FAULTS F29: never moves another worker's event.
 TEST(PartitionReloadTest, F29AnAnswerToAFormerQueuesLeaseIsStale) {
   PartitionRig rig;

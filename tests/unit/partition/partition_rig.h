@@ -117,7 +117,9 @@ class PartitionRig : public PartitionObserver {
     for (std::size_t i = 0; i < triggers.size(); ++i) {
       routes.push_back({triggers[i].name, {}, filters[i], nullptr});
       plan->triggers.push_back(triggers[i]);
-      plan->numbers.push_back(dispatcher->SetTrigger(triggers[i].name, "work", 0));
+      plan->numbers.push_back(dispatcher->SetTrigger(triggers[i].name, triggers[i].policy.function,
+                                                     triggers[i].policy.concurrency,
+                                                     triggers[i].was));
     }
     plan->table = RouteTable::Build(std::move(routes));
     plan->schedules = schedules;
@@ -183,7 +185,7 @@ class PartitionRig : public PartitionObserver {
       answer = std::move(outcome);
       answered();
     };
-    const absl::Status taken = shards->TryPublish(PartitionId(0), batch);
+    const absl::Status taken = shards->TryPublish(publish_to, batch);
     if (!taken.ok()) answer = PublishOutcome{taken, Offset(), {}};
   }
   absl::Status Publish(const std::string& id, const std::string& key = "", std::size_t bytes = 10) {
@@ -265,6 +267,7 @@ class PartitionRig : public PartitionObserver {
   std::vector<std::shared_ptr<const Filter>> filters;
   std::vector<ScheduleBinding> schedules;
   std::uint64_t generation = 0;
+  PartitionId publish_to{0};  // whatever the key
 
   SimFileSystem fs;
   VirtualClock clock;

@@ -463,6 +463,7 @@ TEST(PartitionExplainTest, WhatWasAnsweredIsFound) {
   bool asked_before = false;
   absl::StatusOr<EventStory> story = absl::UnknownError("not answered");
   std::vector<EventRecordInfo> events;
+  absl::StatusOr<ReplayProgress> counted = absl::UnknownError("not answered");
   rig.Send("e0", answer, "", 10, [&] {
     rig.shards->Post(PartitionId(0), [&](Partition& partition) {
       asked_before = partition.Snapshot().durable_end < partition.end();
@@ -472,12 +473,19 @@ TEST(PartitionExplainTest, WhatWasAnsweredIsFound) {
         ASSERT_TRUE(page.ok());
         events = std::move(page->events);
       });
+      ReplayOrder dry;
+      dry.dry_run = true;
+      partition.Replay("all", dry, [&](absl::StatusOr<ReplayProgress> progress) {
+        counted = std::move(progress);
+      });
     });
   });
   rig.Run();
   EXPECT_TRUE(asked_before) << "not the order that this is about";
   EXPECT_TRUE(story.ok()) << story.status();
   EXPECT_THAT(events, SizeIs(1));
+  ASSERT_TRUE(counted.ok()) << counted.status();
+  EXPECT_EQ(counted->copied, 1u);
 }
 
 TEST(PartitionExplainTest, TheConfigurationOfTheEventsTimeIsKept) {
