@@ -234,6 +234,13 @@ void Partition::Impl::Submit(InFlight& flight, std::vector<Notify> notify,
   batch.append_time_us = flight.append_time_us;
   batch.body = flight.body;
   batch.letters = flight.letters;
+  if (!notify.empty()) {
+    notify.insert(notify.begin(),
+                  [told = answered_end,
+                   end = flight.base.value() + flight.event_count](const absl::Status& status) {
+                    if (status.ok()) told->store(end);
+                  });
+  }
   batch.notify = std::move(notify);
   batch.notify_written = std::move(notify_written);
   batch.may_use_reserve = flight.may_use_reserve;

@@ -39,6 +39,7 @@
 #include "broker/partition/letter.h"
 #include "broker/partition/replay.h"
 #include "broker/partition/route_plan.h"
+#include "broker/partition/stream_order.h"
 #include "dispatch/dispatcher.h"
 
 namespace tocsin {
@@ -128,6 +129,8 @@ struct PublishBatch {
   // journal's, too, which blocks until the disk has synced.
   enum class Here : std::uint8_t { kNothing, kTurn, kTurnAndSync };
   Here here = Here::kNothing;
+  std::shared_ptr<StreamOrder> order;  // null: it stands outside of a stream
+  std::uint64_t order_epoch = 0;       // of `order`, when it was handed in
   // Once, on the committer's thread or the partition's executor. Must not block. OK: durable, or
   // written (PartitionOptions::answer_when_written).
   absl::AnyInvocable<void(PublishOutcome)> done;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <map>
 #include <memory>
@@ -184,8 +185,8 @@ struct Partition::Impl {
   void TrimLetters();
   // `then` when all that the state has so far is durable: it may be at once.
   void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then);
-  // Whether a read at `offset` is to come again: the journal answers a publisher before this
-  // partition hears that its event is durable, and what was answered must be found.
+  // Whether a read at `offset` is to come again in a moment: the journal answers a publisher before
+  // this partition hears that its event is durable, and what was answered must be found.
   bool NotKnownYet(Offset offset) const;
   Offset Floor(std::string* pinned_by) const;
 
@@ -381,6 +382,9 @@ struct Partition::Impl {
   Offset start;
   bool start_known = false;  // set once something was trimmed in this life
   Offset durable_end;
+  // Below it publishers were told that their events are durable; written by the committer.
+  std::shared_ptr<std::atomic<std::uint64_t>> answered_end =
+      std::make_shared<std::atomic<std::uint64_t>>(0);
   JournalPosition last_end;  // of the newest durable batch
   TurnBatch turn;
   std::shared_ptr<BodyPool> bodies = std::make_shared<BodyPool>();

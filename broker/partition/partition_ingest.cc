@@ -180,6 +180,15 @@ void Partition::Impl::Publish(PublishBatch batch) {
     batch.done(std::move(outcome));
     return;
   }
+  // What was refused since this was handed in must not be overtaken.
+  if (batch.order != nullptr && batch.order->IsLate(options.id, batch.order_epoch)) {
+    outcome.status = absl::ResourceExhaustedError(StreamOrder::kLate);
+    batch.done(std::move(outcome));
+    return;
+  }
+  const auto no_room = [&] {
+    if (batch.order != nullptr) batch.order->Refuse(options.id);
+  };
   const std::int64_t now_us = Micros(wall);
   bool appended = false;
   bool delayed = false;  // something was, which has no offset yet
@@ -219,6 +228,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
       if (at_us > now_us) {
         verdict.refusal = RoomForSchedules(bytes.size() + 256);
         if (!verdict.refusal.ok()) {
+          no_room();
           ++refused;
           ports.observer.NotTaken(options.id, LaneId(), bytes, std::nullopt,
                                   MessageOf(verdict.refusal));
@@ -240,6 +250,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
       (void)MatchEvent(view, "", record, &verdict.refusal);
     }
     if (!verdict.refusal.ok()) {
+      if (absl::IsResourceExhausted(verdict.refusal)) no_room();
       ++refused;
       ports.observer.NotTaken(options.id, LaneId(), bytes, std::nullopt,
                               MessageOf(verdict.refusal));

@@ -176,7 +176,7 @@ void Partition::OnceDurable(absl::AnyInvocable<void()> then) {
 }
 
 bool Partition::Impl::NotKnownYet(Offset offset) const {
-  return !(offset < durable_end) && offset < state.end() && !stalled && !resubmitted;
+  return !(offset < durable_end) && offset.value() < answered_end->load();
 }
 
 // Publishers hear of it one by one; the operator once, and again when it is over.

@@ -63,7 +63,7 @@ class Tailer : public std::enable_shared_from_this<Tailer> {
         cursor.stop = snapshot.end;
         cursor.next = self->place_ ? std::max(self->place_->offset, snapshot.start)
                       : self->request_.from() == "start" ? snapshot.start
-                                                         : snapshot.end;
+                                                         : snapshot.durable_end;
         self->cursors_.push_back(cursor);
       }
       self->Next();

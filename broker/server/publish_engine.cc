@@ -20,11 +20,7 @@ absl::Status Full() {
   return absl::ResourceExhaustedError("the partition takes no more now: send again later");
 }
 
-absl::Status OutOfOrder() {
-  return absl::ResourceExhaustedError(
-      "an earlier request of this stream was refused by the partition: send again from that one, "
-      "with from_refused");
-}
+absl::Status OutOfOrder() { return absl::ResourceExhaustedError(StreamOrder::kLate); }
 
 }  // namespace
 
@@ -206,6 +202,7 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
   }
   counters_.bytes.fetch_add(bytes, kRelaxed);
   const std::uint32_t retry_after_ms = options_.retry_after_ms;
+  const std::uint64_t epoch = order == nullptr ? 0 : order->epoch();
   for (std::uint32_t number = 0; number < options_.partitions; ++number) {
     const PartitionId partition(number);
     bool full = false;
@@ -224,6 +221,8 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
           // Who is answered before the sync must not wait for it here.
           piece.batch.here = alone && options_.durable ? Here::kTurnAndSync : Here::kTurn;
         }
+        piece.batch.order = order;
+        piece.batch.order_epoch = epoch;
         const absl::Status taken = try_publish_(partition, piece.batch);
         if (taken.ok()) continue;
         full = true;

@@ -24,6 +24,7 @@
 #include "broker/base/event.h"
 #include "broker/base/mutex.h"
 #include "broker/partition/partition.h"
+#include "broker/partition/stream_order.h"
 #include "broker/server/publish_frames.h"
 
 namespace tocsin {
@@ -48,31 +49,6 @@ struct PublishCounters {
   std::atomic<std::uint64_t> exhausted{0};  // refused for want of room
   std::atomic<std::uint64_t> failed{0};     // refused for any other reason
   std::atomic<std::uint64_t> malformed{0};  // requests that were none
-};
-
-// One stream's memory of the partitions that refused it for want of room: what comes later for them
-// is refused too until the client re-sends from the refused request, so that key order survives.
-// Thread-safe.
-class StreamOrder {
- public:
-  explicit StreamOrder(std::uint32_t partitions) : refusing_(partitions, false) {}
-
-  bool IsRefusing(PartitionId partition) const {
-    MutexLock lock(mutex_);
-    return refusing_[partition.value()];
-  }
-  void Refuse(PartitionId partition) {
-    MutexLock lock(mutex_);
-    refusing_[partition.value()] = true;
-  }
-  void Reset() {
-    MutexLock lock(mutex_);
-    refusing_.assign(refusing_.size(), false);
-  }
-
- private:
-  mutable Mutex mutex_;
-  std::vector<bool> refusing_ ABSL_GUARDED_BY(mutex_);
 };
 
 class PublishEngine {

@@ -23,6 +23,10 @@ using std::chrono::milliseconds;
 constexpr milliseconds kRoomHintDefault{100};
 constexpr milliseconds kRoomHintMax{10'000};
 constexpr std::size_t kSpareMax = 4;
+// A broker reads messages of at most 8 MiB and requests of at most 65,536 events.
+constexpr std::size_t kEventBytesMost = std::size_t{7} << 20;
+constexpr std::size_t kBatchBytesMost = std::size_t{4} << 20;
+constexpr std::size_t kBatchEventsMost = 65'536;
 
 constexpr char kSequenceTag = 1 << 3;  // of PublishRequest
 constexpr char kFromRefusedTag = 3 << 3;
@@ -49,6 +53,9 @@ class Publisher::Impl {
   explicit Impl(PublisherOptions options)
       : options_([&options] {
           options.connection = Resolve(std::move(options.connection));
+          options.batch_events_max =
+              std::clamp<std::size_t>(options.batch_events_max, 1, kBatchEventsMost);
+          options.batch_bytes_max = std::min(options.batch_bytes_max, kBatchBytesMost);
           return std::move(options);
         }()),
         thread_([this] { Main(); }) {}
@@ -171,6 +178,13 @@ void Publisher::Impl::Recycle(Batch batch) {
 }
 
 void Publisher::Impl::Publish(std::string_view encoded, PublishDone done) {
+  if (encoded.size() > kEventBytesMost) {
+    PublishResult result;
+    result.status = absl::OutOfRangeError(
+        fmt::format("the event has {} bytes, which is more than a broker takes", encoded.size()));
+    done(result);
+    return;
+  }
   Lock lock(mutex_);
   const auto has_room = [&] {
     return closing_ || (unanswered_events_ < options_.queue_events_max &&

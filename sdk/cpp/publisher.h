@@ -40,7 +40,8 @@ namespace tocsin::sdk {
 struct PublishResult {
   // OK: stored with the broker's durability. kInvalidArgument and others: refused for good.
   // kUnauthenticated, kPermissionDenied, kUnimplemented: the broker does not take our events.
-  // kCancelled: closed before an answer; it may be stored or not.
+  // kCancelled: closed before an answer; it may be stored or not. kOutOfRange: larger than what any
+  // broker can be configured to take (broker.event_bytes_max is at most 3 MiB); not sent.
   absl::Status status;
   bool duplicate = false;  // it was there already
   bool delayed = false;    // it is kept until its time, and has no position yet

@@ -504,5 +504,29 @@ TEST(PartitionDispatchTest, OnceDurableWaitsForTheDisk) {
   EXPECT_TRUE(told);
 }
 
+// The danger: a full trigger gets room between two requests of one stream, which are both in the
+// mailbox: the later one passes the one that was refused.
+TEST(PartitionDispatchTest, NothingOfAStreamPassesWhatWasRefusedForWantOfRoom) {
+  PartitionRig rig;
+  rig.triggers[0].policy.backlog.size_max = 1;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.publish_in = std::make_shared<StreamOrder>(1);
+  rig.Attach(100);
+  ASSERT_TRUE(rig.Publish("a", "k").ok());
+  std::optional<PublishOutcome> b, c;
+  rig.Send("b", b, "k");
+  rig.owner.RunUntilIdle();
+  rig.Answer(Ack{});  // there is room again, and nobody was told of the refusal yet
+  rig.Send("c", c, "k");
+  rig.Run();
+  ASSERT_TRUE(b && c);
+  ASSERT_THAT(b->verdicts, SizeIs(1));
+  EXPECT_EQ(b->verdicts[0].refusal.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(c->status.code(), absl::StatusCode::kResourceExhausted) << "it passed the other";
+  rig.publish_in->Reset();
+  EXPECT_TRUE(rig.Publish("b", "k").ok());
+  EXPECT_EQ(rig.DrainAll(), std::vector<std::string>{"b"});
+}
+
 }  // namespace
 }  // namespace tocsin

@@ -185,6 +185,8 @@ class PartitionRig : public PartitionObserver {
       answer = std::move(outcome);
       answered();
     };
+    batch.order = publish_in;
+    if (publish_in != nullptr) batch.order_epoch = publish_in->epoch();
     const absl::Status taken = shards->TryPublish(publish_to, batch);
     if (!taken.ok()) answer = PublishOutcome{taken, Offset(), {}};
   }
@@ -267,7 +269,8 @@ class PartitionRig : public PartitionObserver {
   std::vector<std::shared_ptr<const Filter>> filters;
   std::vector<ScheduleBinding> schedules;
   std::uint64_t generation = 0;
-  PartitionId publish_to{0};  // whatever the key
+  PartitionId publish_to{0};                // whatever the key
+  std::shared_ptr<StreamOrder> publish_in;  // null: each on its own
 
   SimFileSystem fs;
   VirtualClock clock;

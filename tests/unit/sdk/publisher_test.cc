@@ -119,6 +119,20 @@ TEST_F(PublisherTest, ARefusedEventFailsAloneWithTheBrokersWords) {
   EXPECT_TRUE(results[2].status.ok());
 }
 
+// The danger: gRPC refuses the message before any answer, and it is sent again for ever, with
+// everything behind it.
+TEST_F(PublisherTest, AnEventThatNoBrokerTakesFailsAtOnceAndAlone) {
+  broker_.set_on_publish([&](const auto& request, auto* response) {
+    store_.Accept(request, response);
+    return true;
+  });
+  Publisher publisher(Options());
+  const PublishResult huge =
+      publisher.Publish(Numbered(0).SetText(std::string(9 << 20, 'x'))).get();
+  EXPECT_EQ(huge.status.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(publisher.Publish(Numbered(1)).get().status.ok());
+}
+
 // The danger: what was sent behind a refused batch overtakes it.
 TEST_F(PublisherTest, RefusalsForWantOfRoomAreSentAgainInOrder) {
   bool refusing = false;
