@@ -65,7 +65,15 @@ absl::Status RedisGroup::ReadOwn() {
   return absl::OkStatus();
 }
 
+// Its loss is an answer to a commit, which ends no connection: whoever needs it next makes it anew.
+absl::Status RedisGroup::EnsureControl() {
+  if (control_ != nullptr) return absl::OkStatus();
+  TOCSIN_ASSIGN_OR_RETURN(control_, RedisLink::Open(spec_, clock()));
+  return absl::OkStatus();
+}
+
 absl::Status RedisGroup::Claim() {
+  TOCSIN_RETURN_IF_ERROR(EnsureControl());
   const auto idle = std::chrono::duration_cast<milliseconds>(spec_.claim_after).count();
   TOCSIN_ASSIGN_OR_RETURN(
       RedisReply reply,
@@ -173,9 +181,7 @@ absl::StatusOr<SourceBatch> RedisGroup::PollNow(Instant until) {
 }
 
 absl::Status RedisGroup::Acknowledge(const std::vector<std::string>& ids) {
-  if (control_ == nullptr) {
-    TOCSIN_ASSIGN_OR_RETURN(control_, RedisLink::Open(spec_, clock()));
-  }
+  TOCSIN_RETURN_IF_ERROR(EnsureControl());
   std::vector<std::string_view> words = {"XACK", spec_.key, spec_.group};
   words.insert(words.end(), ids.begin(), ids.end());
   control_->Send(words);

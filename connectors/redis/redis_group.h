@@ -40,6 +40,8 @@ class RedisGroup final : public BlockingConnector {
     std::vector<std::string> ids;
   };
 
+  // `control_` is there. The code and text of RedisLink::Open().
+  absl::Status EnsureControl();
   absl::Status ReadOwn();
   absl::Status Claim();
   absl::Status ReadNew(Instant until);
