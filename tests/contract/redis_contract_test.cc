@@ -1,6 +1,8 @@
 // The contract of sources for the kinds of Redis that can replay, onto a real server; and what
 // befalls a group there.
 
+#include <gmock/gmock.h>
+
 #include <csignal>
 #include <memory>
 #include <optional>
@@ -11,6 +13,7 @@
 #include "broker/base/system_clock.h"
 #include "broker/base/thread_executor.h"
 #include "connectors/redis/redis_source.h"
+#include "connectors/redis/redis_stream.h"
 #include "tests/contract/source_contract.h"
 #include "tests/contract/source_mailbox.h"
 #include "tests/support/redis_server.h"
@@ -132,6 +135,44 @@ TEST_F(RedisGroupTest, ClaimingGoesOnAfterAnAcknowledgementFailed) {
   rig_.Produce(1);
   Take(1);
   EXPECT_TRUE(Commit().ok());
+}
+
+// Made anew at the end, it would lose what was added while it was away.
+TEST_F(RedisGroupTest, GroupThatIsGoneIsRefusedWithTheWayBack) {
+  rig_.spec().from_end = true;
+  connector_ = &rig_.Restart();
+  ASSERT_TRUE(Connect().ok());
+  rig_.server().Do({"XADD", "things", "5-1", "value", "a"});
+  Take(1);
+  ASSERT_TRUE(Commit().ok());
+  rig_.server().Do({"XGROUP", "DESTROY", "things", "g"});
+  rig_.server().Do({"XADD", "things", "6-0", "value", "b"});
+  for (int i = 0; i < 2; ++i) {
+    connector_ = &rig_.Restart();
+    const absl::Status refused = Connect();
+    EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()),
+                ::testing::HasSubstr("`XGROUP CREATE things g 5-1 MKSTREAM`"));
+    EXPECT_THAT(std::string(refused.message()),
+                ::testing::HasSubstr("`tocsin sources forget contract`"));
+  }
+  rig_.server().Do({"XGROUP", "CREATE", "things", "g", "5-1", "MKSTREAM"});
+  ASSERT_TRUE(Connect().ok());
+  Take(1);
+  // Also if the stream is gone, and it is not made by looking.
+  rig_.server().Do({"DEL", "things"});
+  EXPECT_TRUE(absl::IsFailedPrecondition(Connect()));
+  EXPECT_EQ(rig_.server().Ask({"EXISTS", "things"}), "0");
+  lane_ = LaneState();
+  EXPECT_TRUE(Connect().ok());
+}
+
+// A stream that was read alone goes on where it was, if its group is made there.
+TEST_F(RedisGroupTest, GroupForAStreamThatWasReadAloneIsAskedForAtItsPosition) {
+  lane_.position.value = EncodeStreamPosition({"7-3", 12, "1-0"});
+  const absl::Status refused = Connect();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("XGROUP CREATE things g 7-3 "));
 }
 
 }  // namespace
