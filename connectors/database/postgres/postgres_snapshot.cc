@@ -398,7 +398,7 @@ absl::Status PgSnapshotRun::Pump(Lsn reached, std::size_t events_max, SourceBatc
         std::max(rate_free_at_, clock_.Monotonic()) + std::chrono::duration_cast<Duration>(cost);
   }
   if (next_row_ < chunk_->rows.size()) {
-    Remember(pending, false, batch);
+    if (given > 0) Remember(pending, false, batch);
     return absl::OkStatus();
   }
   const bool last = chunk_->last;
