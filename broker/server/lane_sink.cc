@@ -52,29 +52,33 @@ LaneState ToLaneState(StoredLaneState stored) {
 struct LaneSink::Impl final : public LaneListener, std::enable_shared_from_this<LaneSink::Impl> {
   Impl(LaneId lane_in, std::string was_in, Shards& shards_in, Executor& owner_in)
       : lane(std::move(lane_in)),
-        was(std::move(was_in)),
+        old{std::move(was_in), lane.key},
         shards(shards_in),
         owner(owner_in),
-        home(PartitionOfLane(lane, shards.partition_count())) {}
+        home(PartitionOfLane(lane, shards.partition_count())),
+        old_home(PartitionOfLane(old, shards.partition_count())) {}
 
   // On the shard's executor.
   void OnSettled(std::span<const LaneSettled> events) override;
 
   void Restored(StoredLaneState stored, AttachDone done);
-  void TakeOver(StoredLaneState old, AttachDone done);
+  void Compare(LaneState stored, StoredLaneState old);
   void PutNext();
-  void Submit(LaneBatch batch, Done done);
+  void EraseNext();
+  void FinishTaking(absl::StatusOr<LaneState> answer);
+  void Submit(PartitionId to, LaneBatch batch, Done done);
 
   const LaneId lane;
-  const std::string was;
+  const LaneId old;  // no source: it was not renamed
   Shards& shards;
   Executor& owner;
-  const PartitionId home;
+  const PartitionId home, old_home;
 
   // Of the owner's executor.
   LaneTraits traits;
   EventSink::OnSettled on_settled;
-  std::deque<LaneStatePut> to_put;  // of a lane that is being taken over
+  std::deque<LaneStatePut> to_put;   // of a lane that is being taken over
+  std::deque<std::string> to_erase;  // there, once they are here
   LaneState taken;
   AttachDone taken_done;
 };
@@ -92,30 +96,42 @@ void LaneSink::Impl::OnSettled(std::span<const LaneSettled> events) {
 
 // On the owner's executor.
 void LaneSink::Impl::Restored(StoredLaneState stored, AttachDone done) {
-  if (!stored.position.empty() || was.empty()) {
-    done(ToLaneState(std::move(stored)));
-    return;
-  }
-  const LaneId old{was, lane.key};
-  shards.Post(
-      PartitionOfLane(old, shards.partition_count()),
-      [self = shared_from_this(), old, done = std::move(done)](Partition& owner_of) mutable {
-        StoredLaneState found = owner_of.AttachLane(old, nullptr);
-        owner_of.DetachLane(old);
-        self->owner.Post([self, found = std::move(found), done = std::move(done)]() mutable {
-          self->TakeOver(std::move(found), std::move(done));
-        });
-      });
+  if (old.source.empty()) return done(ToLaneState(std::move(stored)));
+  taken_done = std::move(done);
+  shards.Post(old_home,
+              [self = shared_from_this(), stored = std::move(stored)](Partition& owner_of) mutable {
+                StoredLaneState found = owner_of.AttachLane(self->old, nullptr);
+                owner_of.DetachLane(self->old);
+                self->owner.Post([self, stored = ToLaneState(std::move(stored)),
+                                  found = std::move(found)]() mutable {
+                  self->Compare(std::move(stored), std::move(found));
+                });
+              });
 }
 
-// The position comes last: until it is there, the next Attach() begins anew.
-void LaneSink::Impl::TakeOver(StoredLaneState old, AttachDone done) {
-  taken = ToLaneState(std::move(old));
-  taken_done = std::move(done);
+// Copied, then erased: a state that is left would be copied again after `sources forget`, or win
+// when the name is changed back. Two that are equal are what a death between the two leaves, as
+// nothing is read before the end; entries without a position, one during the erasing.
+void LaneSink::Impl::Compare(LaneState stored, StoredLaneState found) {
+  const bool fresh = stored.position.value.empty();
+  const bool copied =
+      !fresh && found.position == stored.position.value && found.entries == stored.entries;
+  const bool erasing = !fresh && found.position.empty() && !found.entries.empty();
+  const bool to_take = fresh && !found.position.empty();
+  if (!to_take && !copied && !erasing) return FinishTaking(std::move(stored));
+  to_put.clear();
+  to_erase.clear();
+  for (const auto& [key, value] : found.entries) to_erase.push_back(key);
+  if (!to_take) {
+    taken = std::move(stored);
+    return EraseNext();
+  }
+  taken = ToLaneState(std::move(found));
   for (const auto& [key, value] : taken.entries) to_put.push_back({key, value});
   PutNext();
 }
 
+// The position comes last: until it is there, the next Attach() begins anew.
 void LaneSink::Impl::PutNext() {
   LaneBatch batch;
   batch.lane = lane;
@@ -128,27 +144,49 @@ void LaneSink::Impl::PutNext() {
   }
   const bool last = to_put.empty();
   if (last) batch.position = taken.position.value;
-  Submit(std::move(batch), [self = shared_from_this(), last](const absl::Status& status) {
-    auto& finished = self->taken_done;
+  Submit(home, std::move(batch), [self = shared_from_this(), last](const absl::Status& status) {
     if (!status.ok()) {
-      self->to_put.clear();
-      std::exchange(finished, nullptr)(absl::UnavailableError(status.message()));
+      self->FinishTaking(absl::UnavailableError(status.message()));
     } else if (last) {
-      std::exchange(finished, nullptr)(std::move(self->taken));
+      self->EraseNext();
     } else {
       self->PutNext();
     }
   });
 }
 
-void LaneSink::Impl::Submit(LaneBatch batch, Done done) {
+// The position goes first: without it, entries that are left are not believed.
+void LaneSink::Impl::EraseNext() {
+  LaneBatch batch;
+  batch.lane = old;
+  while (!to_erase.empty() && batch.erases.size() < kTakenOverAtOnce) {
+    batch.erases.push_back(std::move(to_erase.front()));
+    to_erase.pop_front();
+  }
+  const bool last = to_erase.empty();
+  Submit(old_home, std::move(batch), [self = shared_from_this(), last](const absl::Status& status) {
+    if (!status.ok()) {
+      self->FinishTaking(absl::UnavailableError(status.message()));
+    } else if (last) {
+      self->FinishTaking(std::move(self->taken));
+    } else {
+      self->EraseNext();
+    }
+  });
+}
+
+void LaneSink::Impl::FinishTaking(absl::StatusOr<LaneState> answer) {
+  std::exchange(taken_done, nullptr)(std::move(answer));
+}
+
+void LaneSink::Impl::Submit(PartitionId to, LaneBatch batch, Done done) {
   // Of two owners: this call, if the batch is refused, and the partition, if it is taken.
   const auto shared = std::make_shared<Done>(std::move(done));
   batch.done = [self = shared_from_this(), shared](absl::Status status) {
     self->owner.Post(
         [shared, status = std::move(status)]() mutable { (*shared)(std::move(status)); });
   };
-  absl::Status taken_in = shards.TryAppendLane(home, batch);
+  absl::Status taken_in = shards.TryAppendLane(to, batch);
   if (taken_in.ok()) return;
   owner.Post(
       [shared, taken_in = std::move(taken_in)]() mutable { (*shared)(std::move(taken_in)); });
@@ -174,7 +212,7 @@ void LaneSink::Attach(LaneTraits traits, OnSettled on_settled, AttachDone done) 
 }
 
 void LaneSink::Append(const SourceBatch& batch, Done done) {
-  impl_->Submit(ToLaneBatch(impl_->lane, impl_->traits, batch), std::move(done));
+  impl_->Submit(impl_->home, ToLaneBatch(impl_->lane, impl_->traits, batch), std::move(done));
 }
 
 void LaneSink::Detach(Done done) {

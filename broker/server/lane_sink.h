@@ -2,7 +2,9 @@
 // shard's executor is posted to the runner's.
 //
 // If the source was renamed (`was`), the first Attach() copies the old lane's state into the new
-// one before it answers; the old one stays where it is and is never read again.
+// one and then erases the old one, before it answers; what a death leaves of that, the next
+// Attach() finishes. A new lane that has a position of its own stays as it is, and so does the old
+// one.
 //
 // Threading: as EventSink says. The shards and the executor outlive the sink; the sink lives until
 // the `done` of Detach().

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "broker/base/status.h"
@@ -15,6 +16,8 @@ namespace {
 constexpr int kReadAtOnce = 16;
 // Directories listed between two looks at what else is to be done.
 constexpr int kListedAtOnce = 32;
+// About, of an entry of the lane without the file's name.
+constexpr std::size_t kEntryBytes = 128;
 
 std::string Trimmed(std::string directory) {
   while (directory.size() > 1 && directory.ends_with('/')) directory.pop_back();
@@ -337,24 +340,35 @@ absl::StatusOr<SourceBatch> FileConnector::PollNow(Instant until) {
   }
 }
 
+// A directory that vanishes is many files at once: what does not fit is for the next batch.
 SourceBatch FileConnector::TakeBatch() {
   SourceBatch batch;
   batch.position.value = position_;
-  FileTracker::Output output = tracker_.Take();
   const WallTime now = ports_.clock.Wall();
-  batch.events.reserve(output.occurrences.size());
-  for (const FileOccurrence& occurrence : output.occurrences) {
-    batch.events.push_back(MakeFileEvent(spec_, occurrence, now));
+  std::map<FileIdentity, std::optional<SeenFile>> changed;  // the last word counts
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < kBatchEventsMax && bytes < kBatchBytesMax; ++i) {
+    if (!erase_unreadable_.empty()) {
+      batch.erases.push_back(std::move(erase_unreadable_.back()));
+      erase_unreadable_.pop_back();
+      bytes += batch.erases.back().size();
+      continue;
+    }
+    if (!tracker_.HasOutput()) break;
+    FileTracker::Change change = tracker_.Take();
+    if (change.occurrence) {
+      batch.events.push_back(MakeFileEvent(spec_, *change.occurrence, now));
+      bytes += batch.events.back().bytes().size();
+    }
+    bytes += kEntryBytes + (change.seen ? change.seen->path.size() : 0);
+    changed.insert_or_assign(change.identity, std::move(change.seen));
   }
-  for (const auto& [identity, seen] : output.puts) {
+  for (const auto& [identity, seen] : changed) {
     if (seen) {
       batch.puts.push_back({EncodeIdentity(identity), EncodeSeenFile(*seen)});
     } else {
       batch.erases.push_back(EncodeIdentity(identity));
     }
-  }
-  for (std::string& key : std::exchange(erase_unreadable_, {})) {
-    batch.erases.push_back(std::move(key));
   }
   return batch;
 }

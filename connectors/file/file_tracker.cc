@@ -1,6 +1,9 @@
 #include "connectors/file/file_tracker.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "broker/base/check.h"
 
 namespace tocsin {
 namespace {
@@ -34,7 +37,7 @@ std::vector<std::string> FileTracker::Restore(const std::map<std::string, std::s
   candidate_dues_.clear();
   gone_.clear();
   gone_dues_.clear();
-  output_ = {};
+  output_.clear();
   listing_ = 0;
   std::vector<std::string> unreadable;
   for (const auto& [key, value] : entries) {
@@ -76,7 +79,7 @@ void FileTracker::Observe(const std::string& path, const FileFacts& facts,
       if (named != by_path_.end() && named->second == facts.identity) by_path_.erase(named);
       seen->file.path = path;
       by_path_[path] = facts.identity;
-      output_.puts[facts.identity] = seen->file;
+      Put({facts.identity, seen->file, std::nullopt});
     }
     if (seen->file.size == facts.size && seen->file.modified_ns == facts.modified_ns) {
       DropCandidate(path);
@@ -193,10 +196,11 @@ void FileTracker::Remember(const std::string& path, const FileFacts& facts) {
   seen.listing = listing_;
   seen.missed = 0;
   by_path_[seen.file.path] = facts.identity;
-  output_.puts[facts.identity] = seen.file;
+  Change change{facts.identity, seen.file, std::nullopt};
   if (wanted && !same) {
-    output_.occurrences.push_back({what, path, facts.identity, facts.size, facts.modified_ns});
+    change.occurrence = {what, path, facts.identity, facts.size, facts.modified_ns};
   }
+  Put(std::move(change));
 }
 
 void FileTracker::DecideGone(const std::string& path, const std::optional<FileFacts>& facts,
@@ -220,11 +224,27 @@ void FileTracker::Erase(const FileIdentity& identity, bool deleted) {
   const auto named = by_path_.find(file.path);
   const bool replaced = named != by_path_.end() && named->second != identity;
   if (named != by_path_.end() && !replaced) by_path_.erase(named);
-  output_.puts[identity] = std::nullopt;
+  Change change{identity, std::nullopt, std::nullopt};
   if (spec_.on_deleted && deleted && !replaced && Matches(file.path)) {
-    output_.occurrences.push_back(
-        {FileHappened::kDeleted, file.path, identity, file.size, file.modified_ns});
+    change.occurrence = {FileHappened::kDeleted, file.path, identity, file.size, file.modified_ns};
   }
+  Put(std::move(change));
+}
+
+void FileTracker::Put(Change change) {
+  // One that is renamed again and again is one change.
+  if (!output_.empty() && output_.back().identity == change.identity &&
+      !output_.back().occurrence) {
+    output_.pop_back();
+  }
+  output_.push_back(std::move(change));
+}
+
+FileTracker::Change FileTracker::Take() {
+  TOCSIN_CHECK(!output_.empty(), "there is no change to take");
+  Change change = std::move(output_.front());
+  output_.pop_front();
+  return change;
 }
 
 void FileTracker::Schedule(const std::string& path, Candidate& candidate, Instant due) {

@@ -25,6 +25,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -89,15 +90,18 @@ class FileTracker {
   // have been Observe()d by now; if not, only listings erase.
   void DecideGone(const std::string& path, const std::optional<FileFacts>& facts, bool certain);
 
-  // --- what came of it, since the last Take() ---
-  bool HasOutput() const { return !output_.occurrences.empty() || !output_.puts.empty(); }
-  std::size_t output_count() const { return output_.occurrences.size() + output_.puts.size(); }
-  struct Output {
-    std::vector<FileOccurrence> occurrences;
-    // By identity, so that the last word counts: a value, or nullopt to erase.
-    std::map<FileIdentity, std::optional<SeenFile>> puts;
+  // --- what came of it ---
+  // What happened to one file. Whoever keeps a beginning of the changes remembers what came of it
+  // and nothing else, so they may be handed on in pieces.
+  struct Change {
+    FileIdentity identity;
+    std::optional<SeenFile> seen;  // as it is remembered then; nullopt: not any more
+    std::optional<FileOccurrence> occurrence;
   };
-  Output Take() { return std::exchange(output_, {}); }
+  bool HasOutput() const { return !output_.empty(); }
+  std::size_t output_count() const { return output_.size(); }
+  // The oldest change that was not taken yet; there is one.
+  Change Take();
 
   const SeenFile* FindSeen(const FileIdentity& identity) const;
   std::size_t seen_count() const { return seen_.size(); }
@@ -122,6 +126,7 @@ class FileTracker {
   void Erase(const FileIdentity& identity, bool deleted);
   void Schedule(const std::string& path, Candidate& candidate, Instant due);
   void DropCandidate(const std::string& path);
+  void Put(Change change);
 
   const FileSpec& spec_;
   absl::flat_hash_map<FileIdentity, Seen> seen_;
@@ -131,7 +136,7 @@ class FileTracker {
   std::map<std::string, Instant> gone_;  // by path; all have the same grace
   std::set<std::pair<Instant, std::string>> gone_dues_;
   std::uint32_t listing_ = 0;
-  Output output_;
+  std::deque<Change> output_;
 };
 
 }  // namespace tocsin

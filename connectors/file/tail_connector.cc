@@ -318,6 +318,9 @@ absl::StatusOr<bool> TailConnector::Read(SourceBatch& batch, std::size_t& bytes,
     rest.remove_prefix(end + 1);
   }
   buffer_.erase(0, static_cast<std::size_t>(position_.offset - began));
+  if (position_.offset != began) {
+    TOCSIN_ASSIGN_OR_RETURN(position_.check, CheckBefore(position_.offset));
+  }
   return full || got > 0;
 }
 
@@ -327,8 +330,6 @@ absl::StatusOr<bool> TailConnector::Follow(SourceBatch& batch, std::size_t& byte
                     (position_.born_ns == 0 || named->born_ns == position_.born_ns);
   if (ours) {
     rotated_.reset();
-    const auto stat = StatOf(file_, "", AT_EMPTY_PATH);
-    if (stat && stat->size < position_.offset) TOCSIN_RETURN_IF_ERROR(Resume());
     return false;
   }
   // The writer may still have the old one open: it is given up when it has been quiet for a while.
@@ -375,6 +376,8 @@ absl::StatusOr<SourceBatch> TailConnector::PollNow(Instant until) {
     return batch;
   }
   while (!cancelled()) {
+    // It may have been truncated and have grown beyond what was read since the last look.
+    if (position_.offset > 0) TOCSIN_RETURN_IF_ERROR(Resume());
     TOCSIN_ASSIGN_OR_RETURN(bool more, Read(batch, bytes, false));
     if (!more && batch.empty()) {
       TOCSIN_ASSIGN_OR_RETURN(more, Follow(batch, bytes));
@@ -389,7 +392,6 @@ absl::StatusOr<SourceBatch> TailConnector::PollNow(Instant until) {
     if (::poll(&waited, 1, MillisecondsUntil(std::min(until, now + kLookEvery))) > 0) Woken();
   }
   if (cancelled() && batch.empty()) return absl::CancelledError("cancelled");
-  TOCSIN_ASSIGN_OR_RETURN(position_.check, CheckBefore(position_.offset));
   batch.position.value = EncodeTailPosition(position_);
   Show();
   return batch;

@@ -105,6 +105,7 @@ struct KafkaLane::Impl : std::enable_shared_from_this<KafkaLane::Impl> {
   std::int64_t harmless = -1;  // one that was looked into
   std::string anew;            // why it is another topic; to be durable before it is told
   bool anew_given = false;
+  absl::Status pending_error;  // came behind records, which are given first
   std::deque<KafkaMessage> fetched;
   std::uint64_t outages_seen = 0;
   std::uint64_t skipped_total = 0;
@@ -250,6 +251,7 @@ void KafkaLane::Impl::Connected(std::uint64_t number, absl::StatusOr<Begin> begi
     announce = begin->announce;
     expected = begin->from < position.next ? Last() : Known();
     sure = Known();
+    pending_error = absl::OkStatus();
     newest = doubt = harmless = -1;
     skipped_total += begin->skipped;
     outages_seen = client->outages();
@@ -415,6 +417,7 @@ void KafkaLane::Impl::Fetch() {
 void KafkaLane::Impl::Give(bool timed_out) {
   if (poll_done == nullptr || closed) return;
   if (IsCancelled()) return AnswerPoll(absl::CancelledError("cancelled"));
+  if (!pending_error.ok()) return AnswerPoll(pending_error);
   if (!reading) return AnswerPoll(absl::UnavailableError("it is not connected"));
   SourceBatch batch;
   std::size_t bytes = 0;
@@ -431,9 +434,11 @@ void KafkaLane::Impl::Give(bool timed_out) {
     absl::Status status = Take(*message, batch, bytes);
     if (!anew.empty()) break;
     if (!status.ok()) {
-      // What came before it is given first; the next poll meets the error again at the start.
       if (batch.empty()) return AnswerPoll(std::move(status));
-      fetched.clear();
+      // What came before it is given first. The library tells it once only, and what is behind it
+      // is read again by the next connection.
+      pending_error = std::move(status);
+      StopReading();
       break;
     }
     if (batch.events.size() + batch.undecodable.size() >= kBatchEventsMax ||

@@ -7,7 +7,9 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/str_split.h"
 #include "broker/base/status.h"
+#include "connectors/redis/redis_stream.h"
 
 namespace tocsin {
 namespace {
@@ -16,12 +18,40 @@ using std::chrono::milliseconds;
 
 constexpr Duration kLookEvery = std::chrono::seconds(2);
 
+// The last entry that a position names, also one of before there was a group; empty: it names none.
+std::string LastOf(const std::string& position) {
+  if (const auto alone = DecodeStreamPosition(position)) return alone->last;
+  const std::vector<std::string> words = absl::StrSplit(position, ' ');
+  return words.size() == 3 && words[0] == "group" && words[2] != "-" ? words[2] : "";
+}
+
 }  // namespace
 
 RedisGroup::RedisGroup(const RedisSpec& spec, RedisRecords records, Ports ports)
     : BlockingConnector(std::move(ports)), spec_(spec), records_(std::move(records)) {}
 
-absl::Status RedisGroup::ConnectNow(const LaneState&) {
+// Made anew it would begin at `start` and lose or repeat what came meanwhile.
+absl::Status RedisGroup::FindGroup(const std::string& position) {
+  control_->Send({"XINFO", "GROUPS", spec_.key});
+  TOCSIN_ASSIGN_OR_RETURN(const RedisReply groups, control_->Receive());
+  const absl::Status status = StatusOf(groups.get(), spec_, "XINFO GROUPS");
+  if (!status.ok() && !absl::IsNotFound(status)) return status;
+  for (const redisReply* group : ElementsOf(groups.get())) {
+    if (TextOf(FieldOf(group, "name")) == spec_.group) return absl::OkStatus();
+  }
+  const std::string last = LastOf(position);
+  return absl::FailedPreconditionError(fmt::format(
+      "group `{}` of stream `{}` at {} is not there{}`tocsin sources forget {}` begins anew",
+      spec_.group, spec_.key, spec_.Endpoint(),
+      last.empty()
+          ? "; "
+          : fmt::format("; it had been read up to {}: make it with `XGROUP CREATE {} {} {} "
+                        "MKSTREAM`, or ",
+                        last, spec_.key, spec_.group, last),
+      spec_.name));
+}
+
+absl::Status RedisGroup::ConnectNow(const LaneState& restored) {
   fetched_.reset();
   next_ = fetched_count_ = 0;
   waiting_ = false;
@@ -32,6 +62,7 @@ absl::Status RedisGroup::ConnectNow(const LaneState&) {
   next_claim_ = next_look_ = clock().Monotonic();
   TOCSIN_ASSIGN_OR_RETURN(link_, RedisLink::Open(spec_, clock()));
   TOCSIN_ASSIGN_OR_RETURN(control_, RedisLink::Open(spec_, clock()));
+  if (!restored.position.value.empty()) return FindGroup(restored.position.value);
   control_->Send(
       {"XGROUP", "CREATE", spec_.key, spec_.group, spec_.from_end ? "$" : "0", "MKSTREAM"});
   TOCSIN_ASSIGN_OR_RETURN(const RedisReply made, control_->Receive());
@@ -65,7 +96,15 @@ absl::Status RedisGroup::ReadOwn() {
   return absl::OkStatus();
 }
 
+// Its loss is an answer to a commit, which ends no connection: whoever needs it next makes it anew.
+absl::Status RedisGroup::EnsureControl() {
+  if (control_ != nullptr) return absl::OkStatus();
+  TOCSIN_ASSIGN_OR_RETURN(control_, RedisLink::Open(spec_, clock()));
+  return absl::OkStatus();
+}
+
 absl::Status RedisGroup::Claim() {
+  TOCSIN_RETURN_IF_ERROR(EnsureControl());
   const auto idle = std::chrono::duration_cast<milliseconds>(spec_.claim_after).count();
   TOCSIN_ASSIGN_OR_RETURN(
       RedisReply reply,
@@ -173,9 +212,7 @@ absl::StatusOr<SourceBatch> RedisGroup::PollNow(Instant until) {
 }
 
 absl::Status RedisGroup::Acknowledge(const std::vector<std::string>& ids) {
-  if (control_ == nullptr) {
-    TOCSIN_ASSIGN_OR_RETURN(control_, RedisLink::Open(spec_, clock()));
-  }
+  TOCSIN_RETURN_IF_ERROR(EnsureControl());
   std::vector<std::string_view> words = {"XACK", spec_.key, spec_.group};
   words.insert(words.end(), ids.begin(), ids.end());
   control_->Send(words);

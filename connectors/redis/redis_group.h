@@ -1,5 +1,6 @@
 // RedisGroup: a stream read as a member of a group, so that several brokers share it: at least
-// once. The group keeps the place; the lane's position only names batches.
+// once. The group keeps the place; the lane's position names batches, and what was read last: a
+// group that was there and is gone is refused, not made anew.
 //
 // What this member was given and never acknowledged is read first, then what comes; what other
 // members hold for longer than `claim_after` is claimed. All of it passes the broker's dedupe set.
@@ -40,6 +41,10 @@ class RedisGroup final : public BlockingConnector {
     std::vector<std::string> ids;
   };
 
+  //   kFailedPrecondition  the group is not there; says how to make it behind the position
+  absl::Status FindGroup(const std::string& position);
+  // `control_` is there. The code and text of RedisLink::Open().
+  absl::Status EnsureControl();
   absl::Status ReadOwn();
   absl::Status Claim();
   absl::Status ReadNew(Instant until);

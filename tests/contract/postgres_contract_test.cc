@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "broker/base/system_clock.h"
@@ -58,6 +59,8 @@ class PostgresRig : public SourceRig {
   bool RunUntil(const std::function<bool()>& finished) override {
     return owner_.RunUntil(clock_, finished);
   }
+  void Do(const std::string& sql) { server_.Do(sql, database_); }
+  PostgresSpec& spec() { return spec_; }  // for the next Restart()
 
  private:
   // The server notices a moment later that a reader is gone; the runner would try again.
@@ -78,6 +81,38 @@ class PostgresRig : public SourceRig {
 std::unique_ptr<SourceRig> MakeRig() { return std::make_unique<PostgresRig>(); }
 
 INSTANTIATE_TEST_SUITE_P(Postgres, SourceContract, ::testing::Values(&MakeRig));
+
+// A batch above the journal's limit is refused for ever. A snapshot, then changes.
+TEST(PostgresLargeRows, BatchesFitTheJournal) {
+  PostgresRig rig;
+  rig.spec().snapshot = PgSnapshot::kInitial;
+  SourceConnector& connector = rig.Restart();
+  const auto insert = [&rig] {
+    rig.Do(
+        "INSERT INTO things (value) SELECT repeat('x', n) FROM unnest(ARRAY[1000000, 3100000, "
+        "3100000, 10, 1000000, 3100000]) AS n");
+  };
+  insert();
+  std::optional<absl::Status> connected;
+  connector.Connect({}, [&](absl::Status status) { connected = std::move(status); });
+  ASSERT_TRUE(rig.RunUntil([&] { return connected.has_value(); }));
+  ASSERT_TRUE(connected->ok()) << *connected;
+  std::size_t rows = 0;
+  for (int i = 0; i < 200 && rows < 12; ++i) {
+    std::optional<absl::StatusOr<SourceBatch>> polled;
+    connector.Poll(std::chrono::milliseconds(50),
+                   [&](absl::StatusOr<SourceBatch> batch) { polled = std::move(batch); });
+    ASSERT_TRUE(rig.RunUntil([&] { return polled.has_value(); }));
+    ASSERT_TRUE(polled->ok()) << polled->status();
+    std::size_t bytes = 0;
+    for (const Event& event : (*polled)->events) bytes += event.bytes().size();
+    EXPECT_LE(bytes, std::size_t{13} << 18) << "3.25 MiB are one event at most";
+    EXPECT_TRUE((*polled)->undecodable.empty());
+    if (rows < 6 && rows + (*polled)->events.size() >= 6) insert();
+    rows += (*polled)->events.size();
+  }
+  EXPECT_EQ(rows, 12U);
+}
 
 }  // namespace
 }  // namespace tocsin

@@ -47,8 +47,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     rest.remove_prefix(2);
     const std::string_view message = rest.substr(0, length);
     rest.remove_prefix(message.size());
+    bytes = 0;  // nothing is held back
     bool ok = stream.Feed(message, batch, bytes).ok();
-    while (ok && stream.replaying()) ok = stream.Replay(batch, bytes).ok();
+    while (ok && stream.replaying()) {
+      bytes = 0;
+      ok = stream.Replay(batch, bytes).ok();
+    }
     if (!ok) break;
     TOCSIN_CHECK(stream.position().done >= done, "what was done is undone");
     done = stream.position().done;

@@ -310,7 +310,7 @@ absl::Status PostgresConnector::Fill(SourceBatch& batch, std::size_t& bytes, Ins
   };
   bool consumed = false;
   int looked = 0;
-  while (!full()) {
+  while (!full() && !stream_->holding()) {
     // A long run of what makes no events is no reason to be deaf.
     if (++looked % 4096 == 0 && (cancelled() || clock().Monotonic() >= until)) break;
     if (stream_->replaying()) {
@@ -363,6 +363,7 @@ absl::StatusOr<SourceBatch> PostgresConnector::PollNow(Instant until) {
     batch.position.value = EncodePgPosition(stream_->position());
     return batch;
   }
+  stream_->GiveHeld(batch, bytes);
   while (true) {
     if (snapshot_.wants_offer()) TOCSIN_RETURN_IF_ERROR(OfferTables());
     if (snapshot_.active()) {

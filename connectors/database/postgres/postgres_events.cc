@@ -240,39 +240,44 @@ std::size_t PostgresEvents::AddUpdated(const PgRelation& relation, const PgOldRo
   return MapChange(rows_, relation, "updated", key, in, index, batch);
 }
 
-std::size_t PostgresEvents::AddKeyChange(const PgRelation& relation, const PgOldRow& old,
-                                         const std::vector<PgValue>& row, const PgTransaction& in,
-                                         std::uint64_t index, SourceBatch& batch) {
-  const auto append_key = [&](std::string_view name, const std::vector<PgValue>& values) {
-    data_ += fmt::format(",\"{}\":", name);
-    char separator = '{';
-    for (const std::size_t i : relation.key) {
-      const PgRelationColumn& column = relation.columns[i];
-      const PgValue& value = values[i].kind == PgValueKind::kUnchanged ? old.values[i] : values[i];
-      if (!column.wanted || value.kind != PgValueKind::kText) continue;
-      data_ += separator;
-      separator = ',';
-      data_ += column.json_name;
-      AppendPgValue(data_, column.type, value.text);
-    }
-    data_ += separator == '{' ? "{}" : "}";
-  };
+void PostgresEvents::AppendKey(std::string_view name, const PgRelation& relation,
+                               const PgOldRow& old, const std::vector<PgValue>& values) {
+  data_ += fmt::format(",\"{}\":", name);
+  char separator = '{';
+  for (const std::size_t i : relation.key) {
+    const PgRelationColumn& column = relation.columns[i];
+    const PgValue& value = values[i].kind == PgValueKind::kUnchanged ? old.values[i] : values[i];
+    if (!column.wanted || value.kind != PgValueKind::kText) continue;
+    data_ += separator;
+    separator = ',';
+    data_ += column.json_name;
+    AppendPgValue(data_, column.type, value.text);
+  }
+  data_ += separator == '{' ? "{}" : "}";
+}
+
+std::size_t PostgresEvents::AddKeyDeleted(const PgRelation& relation, const PgOldRow& old,
+                                          const std::vector<PgValue>& row, const PgTransaction& in,
+                                          std::uint64_t index, SourceBatch& batch) {
   data_ = "{\"before\":";
   AppendRow(relation, old.values, nullptr, old.kind == 'K');
   data_ += ",\"after\":null,\"changed\":null";
-  append_key("key_changed_to", row);
+  AppendKey("key_changed_to", relation, old, row);
   AppendSource(relation, in, index);
-  const std::size_t bytes =
-      MapChange(rows_, relation, "deleted", PgKeyOf(relation, old.values), in, index, batch);
+  return MapChange(rows_, relation, "deleted", PgKeyOf(relation, old.values), in, index, batch);
+}
+
+std::size_t PostgresEvents::AddKeyCreated(const PgRelation& relation, const PgOldRow& old,
+                                          const std::vector<PgValue>& row, const PgTransaction& in,
+                                          std::uint64_t index, SourceBatch& batch) {
   const std::vector<PgValue>* whole = WholeOld(old);
   data_ = "{\"before\":null,\"after\":";
   AppendRow(relation, row, whole, false);
   data_ += ",\"changed\":null";
   AppendUnavailable(relation, row, whole);
-  append_key("key_changed_from", old.values);
-  AppendSource(relation, in, index + 1);
-  return bytes +
-         MapChange(rows_, relation, "created", PgKeyOf(relation, row), in, index + 1, batch);
+  AppendKey("key_changed_from", relation, old, old.values);
+  AppendSource(relation, in, index);
+  return MapChange(rows_, relation, "created", PgKeyOf(relation, row), in, index, batch);
 }
 
 std::size_t PostgresEvents::AddDeleted(const PgRelation& relation, const PgOldRow& old,

@@ -86,10 +86,13 @@ class PostgresEvents {
   std::size_t AddUpdated(const PgRelation& relation, const PgOldRow& old,
                          const std::vector<PgValue>& row, const PgTransaction& in,
                          std::uint64_t index, SourceBatch& batch);
-  // `index` and `index + 1`.
-  std::size_t AddKeyChange(const PgRelation& relation, const PgOldRow& old,
-                           const std::vector<PgValue>& row, const PgTransaction& in,
-                           std::uint64_t index, SourceBatch& batch);
+  // A change of the key is both, one after the other.
+  std::size_t AddKeyDeleted(const PgRelation& relation, const PgOldRow& old,
+                            const std::vector<PgValue>& row, const PgTransaction& in,
+                            std::uint64_t index, SourceBatch& batch);
+  std::size_t AddKeyCreated(const PgRelation& relation, const PgOldRow& old,
+                            const std::vector<PgValue>& row, const PgTransaction& in,
+                            std::uint64_t index, SourceBatch& batch);
   std::size_t AddDeleted(const PgRelation& relation, const PgOldRow& old, const PgTransaction& in,
                          std::uint64_t index, SourceBatch& batch);
   std::size_t AddTruncated(const PgRelation& relation, bool cascade, bool restart_identity,
@@ -103,6 +106,9 @@ class PostgresEvents {
                              std::uint64_t index, SourceBatch& batch) const;
 
  private:
+  // The key of one of the two rows, as a member of `data_`.
+  void AppendKey(std::string_view name, const PgRelation& relation, const PgOldRow& old,
+                 const std::vector<PgValue>& values);
   PostgresEvents(const PostgresSpec& spec, RecordMapper rows, RecordMapper tables,
                  RecordMapper messages)
       : spec_(spec),

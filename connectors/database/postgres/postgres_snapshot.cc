@@ -366,17 +366,31 @@ absl::Status PgSnapshotRun::Pump(Lsn reached, std::size_t events_max, SourceBatc
   std::uint64_t given = 0;
   while (next_row_ < chunk_->rows.size() && batch.events.size() < events_max &&
          bytes < kBatchBytesMax) {
-    const auto& texts = chunk_->rows[next_row_++];
+    const auto& texts = chunk_->rows[next_row_];
     row.clear();
     for (const auto& text : texts) {
       row.push_back(text ? PgValue{PgValueKind::kText, *text} : PgValue{});
     }
+    if (!Superseded(pending, PgKeyOf(pending.relation, row))) {
+      const std::size_t events = batch.events.size();
+      const std::size_t before = events + batch.undecodable.size();
+      const std::size_t size = events_.AddRead(pending.relation, row, chunk_->at, batch);
+      if (before > 0 && bytes + size > TransactionStream::kGrownMax) {
+        // It is the first of the next batch.
+        if (batch.events.size() > events) {
+          batch.events.pop_back();
+        } else {
+          batch.undecodable.pop_back();
+        }
+        break;
+      }
+      bytes += size;
+      ++rows_;
+    }
     pending.after.clear();
     for (const std::size_t i : pending.table.key) pending.after.push_back(texts[i].value_or(""));
+    ++next_row_;
     ++given;
-    if (Superseded(pending, PgKeyOf(pending.relation, row))) continue;
-    bytes += events_.AddRead(pending.relation, row, chunk_->at, batch);
-    ++rows_;
   }
   if (given > 0 && spec_.snapshot_rate > 0) {
     const auto cost = std::chrono::nanoseconds(given * 1'000'000'000ULL / spec_.snapshot_rate);
@@ -384,7 +398,7 @@ absl::Status PgSnapshotRun::Pump(Lsn reached, std::size_t events_max, SourceBatc
         std::max(rate_free_at_, clock_.Monotonic()) + std::chrono::duration_cast<Duration>(cost);
   }
   if (next_row_ < chunk_->rows.size()) {
-    Remember(pending, false, batch);
+    if (given > 0) Remember(pending, false, batch);
     return absl::OkStatus();
   }
   const bool last = chunk_->last;

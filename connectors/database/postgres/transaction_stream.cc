@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "broker/base/check.h"
@@ -78,6 +79,45 @@ bool TransactionStream::Known(std::uint64_t& index) {
          (transaction_.commit == start_commit_ && index <= start_index_);
 }
 
+void TransactionStream::Add(Lsn commit, std::uint64_t index, SourceBatch& batch, std::size_t& bytes,
+                            absl::FunctionRef<std::size_t()> make) {
+  const auto events = static_cast<std::ptrdiff_t>(batch.events.size());
+  const auto undecodable = static_cast<std::ptrdiff_t>(batch.undecodable.size());
+  const std::size_t size = make();
+  if (held_.empty() && (events + undecodable == 0 || bytes + size <= kGrownMax)) {
+    bytes += size;
+    position_.commit = commit;
+    position_.index = index;
+    return;
+  }
+  Held& held = held_.emplace_back();
+  held.commit = commit;
+  held.index = index;
+  held.bytes = size;
+  const auto move_behind = [](auto& from, std::ptrdiff_t kept, auto& to) {
+    to.assign(std::make_move_iterator(from.begin() + kept), std::make_move_iterator(from.end()));
+    from.erase(from.begin() + kept, from.end());
+  };
+  move_behind(batch.events, events, held.change.events);
+  move_behind(batch.undecodable, undecodable, held.change.undecodable);
+}
+
+void TransactionStream::GiveHeld(SourceBatch& batch, std::size_t& bytes) {
+  while (!held_.empty()) {
+    Held& held = held_.front();
+    const bool first = batch.events.empty() && batch.undecodable.empty();
+    if (!first && bytes + held.bytes > kGrownMax) return;
+    std::move(held.change.events.begin(), held.change.events.end(),
+              std::back_inserter(batch.events));
+    std::move(held.change.undecodable.begin(), held.change.undecodable.end(),
+              std::back_inserter(batch.undecodable));
+    bytes += held.bytes;
+    position_.commit = held.commit;
+    position_.index = held.index;
+    held_.pop_front();
+  }
+}
+
 void TransactionStream::Begin() {
   transaction_.commit = message_.lsn;
   transaction_.time_us = message_.time_us;
@@ -97,6 +137,7 @@ void TransactionStream::End() {
 absl::Status TransactionStream::Feed(std::string_view bytes, SourceBatch& batch,
                                      std::size_t& grown) {
   TOCSIN_CHECK(!replaying(), "a message comes while a transaction is replayed");
+  TOCSIN_CHECK(!holding(), "a message comes while a change is held back");
   if (block_ != 0 && !bytes.empty() && static_cast<PgKind>(bytes[0]) != PgKind::kStreamStop) {
     std::uint32_t xid = 0;
     if (HasStreamXid(static_cast<PgKind>(bytes[0]))) {
@@ -109,7 +150,7 @@ absl::Status TransactionStream::Feed(std::string_view bytes, SourceBatch& batch,
 }
 
 absl::Status TransactionStream::Replay(SourceBatch& batch, std::size_t& grown) {
-  TOCSIN_CHECK(replaying());
+  TOCSIN_CHECK(replaying() && !holding());
   std::uint32_t xid = 0;
   TOCSIN_ASSIGN_OR_RETURN(const bool there, replay_->kept.Next(xid, record_));
   if (!there) {
@@ -222,9 +263,8 @@ void TransactionStream::Undecodable(std::string_view bytes, std::string_view why
                                     SourceBatch& batch, std::size_t& grown) {
   std::uint64_t index = 0;
   if (Known(index)) return;
-  grown += ports_.events.AddUndecodable(bytes, why, transaction_, index, batch);
-  position_.commit = transaction_.commit;
-  position_.index = index;
+  Add(transaction_.commit, index, batch, grown,
+      [&] { return ports_.events.AddUndecodable(bytes, why, transaction_, index, batch); });
 }
 
 absl::Status TransactionStream::Row(std::string_view bytes, SourceBatch& batch,
@@ -247,7 +287,9 @@ absl::Status TransactionStream::Row(std::string_view bytes, SourceBatch& batch,
                      KeyChanged(relation, message_.old_values, message_.new_values);
   std::uint64_t index = 0;
   const bool known = Known(index);
-  if (moves) ++next_index_;
+  // A key change is two events, which may be in two batches.
+  std::uint64_t second = index;
+  const bool all_known = moves ? Known(second) : known;
   if (relation.wanted && ports_.watch.Wants(relation)) {
     const std::string old_key = has_old ? PgKeyOf(relation, message_.old_values) : "";
     if (has_old) ports_.watch.Changed(relation, old_key, transaction_.commit);
@@ -256,22 +298,35 @@ absl::Status TransactionStream::Row(std::string_view bytes, SourceBatch& batch,
       ports_.watch.Changed(relation, key.empty() ? old_key : key, transaction_.commit);
     }
   }
-  if (known) return absl::OkStatus();
-  position_.commit = transaction_.commit;
-  position_.index = moves ? index + 1 : index;
-  if (!relation.wanted) return absl::OkStatus();
-  const PgOldRow old{message_.old_kind, message_.old_values};
-  if (message_.kind == PgKind::kInsert) {
-    grown += ports_.events.AddCreated(relation, message_.new_values, transaction_, index, batch);
-  } else if (message_.kind == PgKind::kDelete) {
-    grown += ports_.events.AddDeleted(relation, old, transaction_, index, batch);
-  } else if (moves) {
-    grown +=
-        ports_.events.AddKeyChange(relation, old, message_.new_values, transaction_, index, batch);
-  } else {
-    grown +=
-        ports_.events.AddUpdated(relation, old, message_.new_values, transaction_, index, batch);
+  if (all_known) return absl::OkStatus();
+  const Lsn commit = transaction_.commit;
+  if (!relation.wanted) {
+    position_.commit = commit;
+    position_.index = second;
+    return absl::OkStatus();
   }
+  const PgOldRow old{message_.old_kind, message_.old_values};
+  const std::vector<PgValue>& row = message_.new_values;
+  PostgresEvents& events = ports_.events;
+  if (moves) {
+    if (!known) {
+      Add(commit, index, batch, grown,
+          [&] { return events.AddKeyDeleted(relation, old, row, transaction_, index, batch); });
+    }
+    Add(commit, second, batch, grown,
+        [&] { return events.AddKeyCreated(relation, old, row, transaction_, second, batch); });
+    return absl::OkStatus();
+  }
+  Add(commit, index, batch, grown, [&] {
+    switch (message_.kind) {
+      case PgKind::kInsert:
+        return events.AddCreated(relation, row, transaction_, index, batch);
+      case PgKind::kDelete:
+        return events.AddDeleted(relation, old, transaction_, index, batch);
+      default:
+        return events.AddUpdated(relation, old, row, transaction_, index, batch);
+    }
+  });
   return absl::OkStatus();
 }
 
@@ -286,10 +341,10 @@ absl::Status TransactionStream::Truncate(SourceBatch& batch, std::size_t& grown)
       ports_.watch.Truncated(*found->second, transaction_.commit);
     }
     if (known) continue;
-    position_.commit = transaction_.commit;
-    position_.index = index;
-    grown += ports_.events.AddTruncated(*found->second, message_.cascade, message_.restart_identity,
+    Add(transaction_.commit, index, batch, grown, [&] {
+      return ports_.events.AddTruncated(*found->second, message_.cascade, message_.restart_identity,
                                         transaction_, index, batch);
+    });
   }
   return absl::OkStatus();
 }
@@ -298,9 +353,8 @@ void TransactionStream::Message(SourceBatch& batch, std::size_t& grown) {
   if (message_.transactional) {
     std::uint64_t index = 0;
     if (Known(index) || !options_.messages) return;
-    position_.commit = transaction_.commit;
-    position_.index = index;
-    grown += ports_.events.AddMessage(message_, transaction_, index, batch);
+    Add(transaction_.commit, index, batch, grown,
+        [&] { return ports_.events.AddMessage(message_, transaction_, index, batch); });
     return;
   }
   // Its LSN is its end, where the next commit may begin: its own place is the byte before.
@@ -309,9 +363,7 @@ void TransactionStream::Message(SourceBatch& batch, std::size_t& grown) {
   if (place <= start_commit_ || !options_.messages) return;
   PgTransaction alone;
   alone.commit = place;
-  position_.commit = place;
-  position_.index = 0;
-  grown += ports_.events.AddMessage(message_, alone, 0, batch);
+  Add(place, 0, batch, grown, [&] { return ports_.events.AddMessage(message_, alone, 0, batch); });
 }
 
 }  // namespace tocsin

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "connectors/database/postgres/pgoutput.h"
@@ -73,15 +75,22 @@ class TransactionStream {
 
   TransactionStream(const Options& options, const PgPosition& start, const Ports& ports);
 
-  // One message of the slot; not while replaying(). Adds to `batch` and `bytes`.
+  // One message of the slot; not while replaying() or holding(). Adds to `batch` and `bytes`.
   //   kUnavailable         the catalog or the spill; the connection is to be made anew
   //   kFailedPrecondition  not what the protocol says; nothing can be read on
   absl::Status Feed(std::string_view message, SourceBatch& batch, std::size_t& bytes);
 
   // A transaction that was streamed is committed, and what was kept of it not yet all given.
   bool replaying() const { return replay_ != nullptr; }
-  // The next kept message.
+  // The next kept message; not while holding().
   absl::Status Replay(SourceBatch& batch, std::size_t& bytes);
+
+  // A batch with something in it does not grow beyond this: a change that is larger is held back
+  // for the next.
+  static constexpr std::size_t kGrownMax = 3 * kBatchBytesMax;
+  bool holding() const { return !held_.empty(); }
+  // What was held back and fits; to an empty batch at least one change.
+  void GiveHeld(SourceBatch& batch, std::size_t& bytes);
 
   // The server has nothing committed before `end` that it did not send.
   void Passed(Lsn end);
@@ -94,6 +103,12 @@ class TransactionStream {
   std::uint64_t spilled_bytes() const;
 
  private:
+  struct Held {
+    Lsn commit = 0;
+    std::uint64_t index = 0;
+    std::size_t bytes = 0;
+    SourceBatch change;
+  };
   struct Streamed {
     explicit Streamed(const std::string& folder) : kept(folder) {}
     PgSpill kept;
@@ -108,6 +123,9 @@ class TransactionStream {
   void Message(SourceBatch& batch, std::size_t& grown);
   void Begin();
   void End();
+  // Adds what `make` adds, which gives its bytes: the change at `commit` and `index`.
+  void Add(Lsn commit, std::uint64_t index, SourceBatch& batch, std::size_t& bytes,
+           absl::FunctionRef<std::size_t()> make);
   // True if it was read before. Counts it.
   bool Known(std::uint64_t& index);
   void Undecodable(std::string_view bytes, std::string_view why, SourceBatch& batch,
@@ -119,6 +137,7 @@ class TransactionStream {
   const std::uint64_t start_index_;
   PgPosition position_;
   Lsn reached_;
+  std::deque<Held> held_;
 
   PgTypes types_;
   absl::flat_hash_map<std::uint32_t, std::unique_ptr<PgRelation>> relations_;

@@ -340,6 +340,57 @@ TEST_F(FileConnectorTest, ModifiedAndDeletedOnlyIfAsked) {
   EXPECT_EQ(Run(seconds(100)), (Happened{"created b", "modified b", "deleted b"}));
 }
 
+// A batch above the journal's limit is refused for ever, and with it all that comes behind.
+TEST_F(FileConnectorTest, ManyFilesThatVanishAtOnceAreHandedOnInPieces) {
+  spec_.on_deleted = true;
+  for (const std::size_t name_bytes : {std::size_t{10}, std::size_t{3000}}) {
+    SCOPED_TRACE(name_bytes);
+    constexpr std::uint64_t kFiles = 3000;
+    lane_ = LaneState();
+    for (std::uint64_t i = 0; i < kFiles; ++i) {
+      const std::string number = std::to_string(i);
+      SeenFile seen;
+      seen.path = std::string(name_bytes - number.size(), 'x') + number;
+      lane_.entries[EncodeIdentity({i + 1'000'000, 7})] = EncodeSeenFile(seen);
+    }
+    ASSERT_TRUE(Connect().ok());
+    std::map<std::string, int> deleted;
+    int batches = 0;
+    const Instant end = clock_.Monotonic() + seconds(300);
+    while (deleted.size() < kFiles && clock_.Monotonic() < end) {
+      keep_ = ++batches % 3 != 0;
+      const absl::StatusOr<SourceBatch> batch = Poll(seconds(1));
+      ASSERT_TRUE(batch.ok()) << batch.status();
+      if (batch->empty()) continue;
+      std::size_t bytes = 0;
+      for (const Event& event : batch->events) bytes += event.bytes().size();
+      EXPECT_LE(batch->events.size(), kBatchEventsMax);
+      EXPECT_LE(batch->erases.size(), kBatchEventsMax);
+      EXPECT_LE(bytes, 2 * kBatchBytesMax);
+      EXPECT_EQ(batch->events.size(), batch->erases.size()) << "an event is durable with its entry";
+      if (keep_) {
+        for (const Event& event : batch->events) ++deleted[std::string(event.View().id)];
+      } else {
+        ASSERT_TRUE(Connect().ok());
+      }
+    }
+    EXPECT_EQ(deleted.size(), kFiles);
+    for (const auto& [id, count] : deleted) EXPECT_EQ(count, 1) << id;
+    EXPECT_TRUE(lane_.entries.empty());
+  }
+}
+
+TEST_F(FileConnectorTest, ManyEntriesOfAnotherKindAreErasedInPieces) {
+  for (int i = 0; i < 3000; ++i) lane_.entries["what is this " + std::to_string(i)] = "?";
+  ASSERT_TRUE(Connect().ok());
+  for (int i = 0; i < 10 && !lane_.entries.empty(); ++i) {
+    const absl::StatusOr<SourceBatch> batch = Poll(seconds(1));
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    EXPECT_LE(batch->erases.size(), kBatchEventsMax);
+  }
+  EXPECT_TRUE(lane_.entries.empty());
+}
+
 TEST_F(FileConnectorTest, ReplacedByRenameIsCreatedNotDeleted) {
   spec_.on_deleted = true;
   spec_.include = {"*.csv"};

@@ -104,9 +104,12 @@ class StreamTest : public ::testing::Test {
     stream_.emplace(TransactionStream::Options{spec_.messages, ::testing::TempDir()}, start,
                     TransactionStream::Ports{*events_, catalog_, watch_});
   }
+  // Nothing is held back: `bytes_` is of one message.
   absl::Status FeedOne(const std::string& message) {
+    bytes_ = 0;
     const absl::Status status = stream_->Feed(message, batch_, bytes_);
     while (status.ok() && stream_->replaying()) {
+      bytes_ = 0;
       EXPECT_TRUE(stream_->Replay(batch_, bytes_).ok());
     }
     return status;
@@ -232,6 +235,55 @@ TEST_F(StreamTest, KeyChangeCountsTwiceWhetherItWasReadOrNot) {
   Open(behind);
   Feed(all);
   EXPECT_EQ(Ids(), (Words{"0/100/2"}));
+}
+
+// A batch above the journal's limit is refused for ever.
+TEST_F(StreamTest, LargeChangesAreHeldBackForTheNextBatch) {
+  const std::string large((std::size_t{3} << 20) - 4096, 'x');
+  const Words all = {
+      Begin(0x100, 1),  Relation('f'),
+      Insert("0", "a"), Wire('U').U32(7).Row('O', {"1", large}).Row('N', {"2", large}),
+      Insert("3", "c"), Commit(0x100, 0x120)};
+  PgPosition durable;
+  Words ids;
+  // Each batch by another life, from the position of the one before.
+  for (const std::uint64_t index : {1, 3}) {
+    Open(durable);
+    batch_ = SourceBatch();
+    bytes_ = 0;
+    for (const std::string& message : all) {
+      ASSERT_TRUE(stream_->Feed(message, batch_, bytes_).ok());
+      if (stream_->holding()) break;
+    }
+    EXPECT_LE(bytes_, TransactionStream::kGrownMax);
+    for (const std::string& id : Ids()) ids.push_back(id);
+    durable = stream_->position();
+    EXPECT_EQ(durable.commit, 0x100U);
+    EXPECT_EQ(durable.index, index) << "what is held back was not given";
+  }
+  EXPECT_EQ(ids, (Words{"0/100/0", "0/100/1", "0/100/2", "0/100/3"}));
+  // And within one life.
+  Open();
+  batch_ = SourceBatch();
+  bytes_ = 0;
+  ids.clear();
+  std::size_t batches = 0;
+  for (const std::string& message : all) {
+    ASSERT_TRUE(stream_->Feed(message, batch_, bytes_).ok());
+    while (stream_->holding()) {
+      for (const std::string& id : Ids()) ids.push_back(id);
+      EXPECT_LE(bytes_, TransactionStream::kGrownMax);
+      ++batches;
+      batch_ = SourceBatch();
+      bytes_ = 0;
+      stream_->GiveHeld(batch_, bytes_);
+    }
+  }
+  for (const std::string& id : Ids()) ids.push_back(id);
+  EXPECT_EQ(ids, (Words{"0/100/0", "0/100/1", "0/100/2", "0/100/3"}));
+  EXPECT_EQ(batches, 1U);
+  EXPECT_EQ(stream_->position().index, 3U);
+  EXPECT_EQ(stream_->position().done, 0x120U);
 }
 
 TEST_F(StreamTest, ColumnsAndTablesAreSelected) {

@@ -75,7 +75,7 @@ class TailConnectorTest : public ::testing::Test {
   // Until so many lines came, and none beyond.
   std::vector<std::string> Lines(std::size_t count) {
     std::vector<std::string> lines;
-    for (int i = 0; i < 40 && lines.size() < count; ++i) {
+    for (std::size_t i = 0; i < 40 + count && lines.size() < count; ++i) {
       for (const Event& event : Poll(milliseconds(200)).events) {
         lines.emplace_back(event.View().data);
         EXPECT_TRUE(ids_.insert(std::string(event.View().id)).second) << event.View().id;
@@ -146,6 +146,23 @@ TEST_F(TailConnectorTest, TruncatedFileIsReadFromItsBeginningAndSaid) {
   Write("app.log", "5\n6\n7\n", O_TRUNC);
   ASSERT_TRUE(Restart().ok());
   EXPECT_EQ(Lines(3), (Texts{"5", "6", "7"}));
+}
+
+// Nothing but the bytes before the position tells.
+TEST_F(TailConnectorTest, TruncatedFileThatRegrewBetweenTwoPollsIsReadFromItsBeginning) {
+  Write("app.log", "1\n2\n");
+  ASSERT_TRUE(Restart().ok());
+  EXPECT_EQ(Lines(2), (Texts{"1", "2"}));
+  Write("app.log", "5\n6\n7\n8\n", O_TRUNC);
+  EXPECT_EQ(Lines(4), (Texts{"5", "6", "7", "8"}));
+  EXPECT_EQ(connector_->report().skipped, 1U);
+  EXPECT_NE(connector_->report().note.find("truncated"), std::string::npos);
+  // More than a read takes at once is no truncation.
+  std::string many;
+  for (int i = 0; i < 200'000; ++i) many += "line " + std::to_string(i) + "\n";
+  Write("app.log", many);
+  EXPECT_EQ(Lines(200'000).size(), 200'000U);
+  EXPECT_EQ(connector_->report().skipped, 1U);
 }
 
 TEST_F(TailConnectorTest, FileThatIsGoneIsAGap) {
