@@ -13,8 +13,9 @@
 #include <cstdio>
 #include <future>
 #include <memory>
-#include <thread>
 
+#include "broker/base/system_clock.h"
+#include "broker/base/thread_executor.h"
 #include "broker/server/plan_builder.h"
 #include "tests/integration/broker_fixture.h"
 
@@ -222,12 +223,18 @@ TEST_F(BrokerControlTest, TriggersAreListedWhileAReloadIsUnderWay) {
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = std::move(*server);
   hold = true;
-  std::thread reload([&] { EXPECT_THAT(server_->Reload().errors, IsEmpty()); });
+  SystemClock clock;
+  ThreadExecutor side("reload", clock);
+  std::promise<void> reloaded;
+  side.Post([&] {
+    EXPECT_THAT(server_->Reload().errors, IsEmpty());
+    reloaded.set_value();
+  });
   loading.get_future().wait();
   EXPECT_EQ(Books("all").name(), "all");
   PublishAll({MakeEvent("e1")});
   go_on.set_value();
-  reload.join();
+  reloaded.get_future().wait();
 }
 
 TEST_F(BrokerControlTest, AReloadAfterTheDrainBeganChangesNothing) {

@@ -104,7 +104,7 @@ def status(broker, lane):
 
 def running(broker, *lanes):
     for lane in lanes:
-        eventually(lambda: status(broker, lane).get("state") == "running", within=60)
+        eventually(lambda: status(broker, lane).get("state") == "running", within=150)
 
 
 def stands(broker, lane, words):

@@ -383,7 +383,7 @@ def test_snapshot_goes_on_behind_a_kill_beside_a_busy_table(make, server, db):
               "INSERT INTO pair SELECT 'k' || g %% 7, g, 0 FROM generate_series(1, 200) g;"
               "CREATE TABLE bare (v int)" % rows, db)
     broker = make(rest=source(server, db, "tables: [\"public.*\"], chunk_rows: 200,"
-                                          " snapshot_rate: %d" % max(rows, 2000)),
+                                          " snapshot_rate: %d" % max(rows // 4, 750)),
                   shim=False).start()
     stop = threading.Event()
 
