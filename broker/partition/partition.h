@@ -348,6 +348,8 @@ class Partition {
   void Backfill(const std::string& name, WallTime from, WallTime to, std::size_t instants_max,
                 bool dry_run, absl::AnyInvocable<void(absl::StatusOr<BackfillStep>)> done);
 
+  // A page of stored events from `from` on; `done` runs on the executor, at once if memory has
+  // them. An event whose publisher was answered is there. Any error is the journal's.
   void ReadEvents(Offset from, std::size_t events_max, std::size_t bytes_max,
                   absl::AnyInvocable<void(absl::StatusOr<EventPage>)> done);
 
@@ -357,7 +359,8 @@ class Partition {
   void Explain(Offset offset, absl::AnyInvocable<void(absl::StatusOr<EventStory>)> done);
   // Where the dedupe table has it.
   std::optional<Offset> FindRecent(const Hash128& identity) const;
-  // When all that was done before is durable; it may be at once.
+  // When all that was done before is durable: on the executor, at once if nothing is under way, and
+  // never if the partition fails.
   void OnceDurable(absl::AnyInvocable<void()> then);
   // Behind the last event that was appended, durable or not.
   Offset end() const;
