@@ -167,6 +167,15 @@ void Partition::Impl::DropEndedLeases(Fetch& fetch) {
   fetch.grant.bytes -= bytes;
 }
 
+// A read that failed may succeed when it is repeated, and costs an attempt: a disk that never gives
+// the event must not hold its key for ever. What a good read does not find is damaged.
+Outcome Partition::Impl::NotRead(const Lease& lease, const absl::Status& status) const {
+  const std::string message = fmt::format("event {}/{} cannot be read from the journal",
+                                          options.id.value(), lease.candidate.offset.value());
+  if (status.ok()) return Reject{message};
+  return Retry{"journal_read", fmt::format("{}: {}", message, MessageOf(status)), std::nullopt};
+}
+
 // One read finds at least the first of them; the rest goes round again.
 void Partition::Impl::FetchMissing(Fetch fetch) {
   ++fetches;
@@ -197,11 +206,8 @@ void Partition::Impl::FetchMissing(Fetch fetch) {
                          fetch.leases.erase(fetch.leases.begin());
                          ports.dispatcher.Release(fetch.grant, 1, lost.candidate.event_bytes);
                          std::vector<Action> actions;
-                         (void)runtime->queue->Answer(
-                             lost.candidate.offset, lost.token,
-                             Reject{fmt::format("event {}/{} cannot be read from the journal",
-                                                options.id.value(), lost.candidate.offset.value())},
-                             now, actions);
+                         (void)runtime->queue->Answer(lost.candidate.offset, lost.token,
+                                                      NotRead(lost, result.status()), now, actions);
                          RunActions(*runtime, actions);
                          Touch(*runtime);
                        }

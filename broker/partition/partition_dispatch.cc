@@ -18,6 +18,7 @@ constexpr std::size_t kQueuesKept = 1024;  // idle queue objects, beyond which t
 constexpr std::size_t kFetchBytes = 256 * 1024;
 constexpr std::size_t kEmittedMax = 256;
 constexpr std::size_t kEmittedBytesMax = std::size_t{2} << 20;
+constexpr int kLetterReadsMax = 5;          // a second apart; then a letter goes without its event
 constexpr std::size_t kAnswerBytes = 4096;  // kept beside what it emits for the answer itself
 
 }  // namespace
@@ -324,20 +325,38 @@ void Partition::Impl::Die(Runtime& runtime, DeadAction action) {
       return;
     }
   }
-  ++fetches;
   if (confirming != nullptr) ++confirming->letters;
-  ports.journal.Read(options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
-                     [this, ordinal = runtime.ordinal, number = runtime.queue_number,
-                      action = std::move(action), confirmation = confirming,
-                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
-                       if (guard.expired()) return;
-                       --fetches;
-                       BeginIfNeeded();
-                       if (failed) return;
-                       WriteLetterOf(ordinal, number, std::move(action), result);
-                       LetterDone(confirmation);
-                       ports.wake();
-                     });
+  ++fetches;
+  ReadForLetter({runtime.ordinal, runtime.queue_number, std::move(action)}, confirming, 1);
+}
+
+void Partition::Impl::ReadForLetter(HeldDead dead, std::shared_ptr<Confirmation> confirmation,
+                                    int read_number) {
+  const Offset offset = dead.action.candidate.offset;
+  ports.journal.Read(
+      options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
+      [this, dead = std::move(dead), confirmation = std::move(confirmation), read_number,
+       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+        if (guard.expired()) return;
+        BeginIfNeeded();
+        if (!failed && !result.ok() && read_number < kLetterReadsMax) {
+          ports.executor.PostAt(
+              now + std::chrono::seconds(1),
+              [this, dead = std::move(dead), confirmation = std::move(confirmation), read_number,
+               guard = std::move(guard)]() mutable {
+                if (guard.expired()) return;
+                BeginIfNeeded();
+                ReadForLetter(std::move(dead), std::move(confirmation), read_number + 1);
+                ports.wake();
+              });
+          return;
+        }
+        --fetches;
+        if (failed) return;
+        WriteLetterOf(dead.trigger, dead.queue_number, std::move(dead.action), result);
+        LetterDone(confirmation);
+        ports.wake();
+      });
 }
 
 void Partition::Impl::WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number,

@@ -267,12 +267,14 @@ struct Partition::Impl {
   void WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number, DeadAction action,
                      const absl::StatusOr<ReadResult>& read);
   void Die(Runtime& runtime, DeadAction action);
+  void ReadForLetter(HeldDead dead, std::shared_ptr<Confirmation> confirmation, int read_number);
   void WriteLetter(Runtime& runtime, const DeadAction& action, const EventRecord* record);
   bool LettersFull() const;
   void TickQueues();
   void ExchangeAndDeliver();
   void DeliverTo(const Fetch& fetch);
   void FetchMissing(Fetch fetch);
+  Outcome NotRead(const Lease& lease, const absl::Status& status) const;
   Grant ResizedGrant(const Fetch& fetch, const Fetch& missing, const std::vector<Refusal>& refusals,
                      const std::vector<OutgoingDelivery>& out) const;
   absl::StatusOr<std::string> Transformed(const Transform& transform, std::string_view event) const;

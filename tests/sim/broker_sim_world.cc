@@ -159,7 +159,8 @@ void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
   }
   KeyHead& head = key_heads_[fmt::format("{}@{}", scope, delivery.token.value() >> 32)];
   const bool passes = delivery.id.run == 0 && first && !head.id.empty() && head.id != id &&
-                      head.attempt < kAttempts && !log_damaged_ && !suspends_;
+                      head.attempt + storage_->failing_reads() < kAttempts && !log_damaged_ &&
+                      !suspends_;
   if (passes) Checked(SimCheck::kKeyHeld);
   if (passes && !head.settled) {
     Fail(fmt::format("{}: {} leased, but {} is not settled (attempt {})", scope, id, head.id,

@@ -41,6 +41,7 @@ class MemoryStorage final : public SimStorage {
     Hold(false);
   }
   bool faulty() const override { return false; }
+  std::uint32_t failing_reads() const override { return 0; }
   void DropTasks() override { engine_.Clear(); }
   void Crash(bool) override {
     engine_.Clear();
@@ -126,10 +127,13 @@ class DiskStorage final : public SimStorage {
     if (random_.Below(2) == 0) {
       fs_.PowerOffAfter(random_.Below(60));
     } else {
-      fs_.Fail(kCalls[random_.Below(kCalls.size())], "", absl::InternalError("EIO (simulated)"), 1,
+      const Call call = kCalls[random_.Below(kCalls.size())];
+      if (call == Call::kRead) ++failing_reads_;
+      fs_.Fail(call, "", absl::InternalError("EIO (simulated)"), 1,
                static_cast<int>(random_.Below(20)));
     }
   }
+  std::uint32_t failing_reads() const override { return failing_reads_; }
   void LieAboutSyncs(bool files, bool directories) override {
     fs_.LieAboutSyncs(files, directories);
   }
@@ -238,6 +242,7 @@ class DiskStorage final : public SimStorage {
   std::unique_ptr<FileJournal> journal_;
   bool held_ = false;
   bool faulty_ = false;
+  std::uint32_t failing_reads_ = 0;
   std::uint64_t power_cuts_ = 0;
 };
 

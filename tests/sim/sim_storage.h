@@ -50,6 +50,8 @@ class SimStorage {
   virtual void Heal() = 0;
   // The journal may fail, or has failed: until the next Crash() that is not the broker's fault.
   virtual bool faulty() const = 0;
+  // Reads that failed or will, so far: each may cost a delivery an attempt that no worker saw.
+  virtual std::uint32_t failing_reads() const = 0;
 
   // What waits for the journal's threads is dropped; before the owners go.
   virtual void DropTasks() = 0;

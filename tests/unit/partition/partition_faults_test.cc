@@ -402,6 +402,50 @@ TEST(PartitionDurabilityTest, ARefusedWriteIsNeverAnsweredWritten) {
   EXPECT_EQ(rig.Books().matched, 1u);
 }
 
+// The danger: one read that fails makes a dead letter of a delivery nobody has seen.
+TEST(PartitionDispatchTest, ADeliveryWhoseEventCouldNotBeReadOnceIsTriedAgain) {
+  PartitionRig rig;
+  rig.partition_options.cache_bytes_max = 0;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("a", "k").ok());
+  ASSERT_TRUE(rig.Publish("b", "k").ok());
+  rig.fs.Fail(Call::kRead, "log/", absl::InternalError("EIO"));
+  rig.Attach();
+  EXPECT_TRUE(rig.worker->held.empty());
+  EXPECT_EQ(rig.Snapshot().open_letters, 0U);
+  rig.Advance(600 * kASecond);
+  ASSERT_THAT(rig.worker->held, SizeIs(1));
+  EXPECT_EQ(rig.worker->held.front().attempt, 2U);
+  EXPECT_THAT(rig.DrainAll(), SizeIs(2));
+}
+
+// The danger: a letter without its event, which is trimmed from the log before the redrive.
+TEST(PartitionDispatchTest, ALetterWhoseEventCouldNotBeReadOnceHasIt) {
+  for (const int failing : {1, 5}) {
+    PartitionRig rig;
+    rig.triggers[0].policy.retry.attempts_max = 1;
+    rig.partition_options.cache_bytes_max = 0;
+    ASSERT_TRUE(rig.Start().ok());
+    ASSERT_TRUE(rig.Publish("a", "k").ok());
+    ASSERT_TRUE(rig.Publish("b", "k").ok());
+    rig.Attach(1);
+    ASSERT_THAT(rig.worker->held, SizeIs(1));
+    rig.fs.Fail(Call::kRead, "log/", absl::InternalError("EIO"), failing);
+    bool durable = false;
+    rig.Answer(Reject{"no"}, &durable);
+    for (int i = 0; i < 10 && !durable; ++i) rig.Advance(kASecond);
+    ASSERT_TRUE(durable);
+    std::optional<Letter> letter;
+    rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+      partition.ReadLetter(partition.OpenLetters().at(0).id,
+                           [&](absl::StatusOr<Letter> read) { letter = *std::move(read); });
+    });
+    rig.Run();
+    ASSERT_TRUE(letter.has_value());
+    EXPECT_EQ(letter->event.empty(), failing == 5) << letter->message;
+  }
+}
+
 // The danger: what expired while it was taken is still thought to be ready; the credit that comes
 // free is kept for it, and the other partitions stand still.
 TEST(PartitionDispatchTest, WhatExpiredWhileItWasTakenKeepsNoCredit) {
