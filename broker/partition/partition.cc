@@ -10,6 +10,7 @@
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
 #include "broker/journal/record.h"
+#include "broker/partition/expiry.h"
 #include "broker/partition/partition_impl.h"
 
 namespace tocsin {
@@ -23,14 +24,6 @@ constexpr Duration kBusyHousekeepEvery = std::chrono::seconds(1);
 constexpr std::size_t kBodyTarget = 512 * 1024;
 // Of the schedule table, in one turn.
 constexpr std::size_t kTablePieceBytes = 256 * 1024;
-
-std::int64_t ParseExpiry(const EventView& view) {
-  const AttributeView* attribute = view.Find("expirytime");
-  if (attribute == nullptr) return 0;
-  if (attribute->kind == AttributeKind::kTimestamp) return attribute->integer * 1'000'000;
-  const auto time = ParseRfc3339(attribute->text);
-  return time.ok() ? std::max<std::int64_t>(Micros(*time), 1) : 0;
-}
 
 }  // namespace
 
@@ -121,7 +114,7 @@ Offset Partition::Impl::AddEvent(EventRecord& record, const EventView& view,
         event_position + static_cast<std::size_t>(key.data() - record.event.data()));
     offered.key_bytes = static_cast<std::uint32_t>(key.size());
   }
-  offered.expires_us = ParseExpiry(view);
+  offered.expires_us = ExpiryMicros(view, record.redriven);
   offered.first_match = static_cast<std::uint32_t>(turn.matches.size());
   offered.match_count = static_cast<std::uint32_t>(record.matches.size());
   offered.first_of_key = first_of_key;
@@ -457,7 +450,9 @@ void Partition::Impl::Housekeep() {
       Runtime* runtime = RuntimeOf(held.trigger);
       if (runtime != nullptr && runtime->queue != nullptr &&
           runtime->queue_number == held.queue_number) {
-        Die(*runtime, std::move(held.action));
+        Bury(std::move(held));
+      } else {
+        LetterDone(held.confirmation);
       }
     }
   }

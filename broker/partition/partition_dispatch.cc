@@ -15,10 +15,9 @@ namespace tocsin {
 namespace {
 
 constexpr std::size_t kQueuesKept = 1024;  // idle queue objects, beyond which they are dropped
-constexpr std::size_t kFetchBytes = 256 * 1024;
-constexpr std::size_t kEmittedMax = 256;
-constexpr std::size_t kEmittedBytesMax = std::size_t{2} << 20;
-constexpr int kLetterReadsMax = 5;          // a second apart; then a letter goes without its event
+constexpr int kLetterReadsMax = 5;         // a second apart; then a letter goes without its event
+// Appended and not durable, of which emitted events may be most.
+constexpr std::size_t kFlightBytesMax = std::size_t{64} << 20;
 constexpr std::size_t kAnswerBytes = 4096;  // kept beside what it emits for the answer itself
 
 }  // namespace
@@ -99,76 +98,6 @@ void Partition::Impl::Offer(const InFlight& flight, const OfferedEvent& event) {
   }
 }
 
-bool Partition::Impl::ApplyEmitted(const DeliveryRef& delivery, std::vector<std::string>& emitted,
-                                   std::string* error) {
-  if (emitted.size() > kEmittedMax) {
-    *error = fmt::format("{} events emitted, at most {} are allowed", emitted.size(), kEmittedMax);
-    return false;
-  }
-  std::uint32_t hops = 1;
-  const auto parent = leased_hops.find({delivery.trigger.value(), delivery.offset.value()});
-  if (parent != leased_hops.end()) hops = parent->second + 1;
-  if (hops >= options.hops_max) {
-    *error = fmt::format("emitted events would have gone round {} times: a loop", hops);
-    return false;
-  }
-  std::size_t bytes = 0;
-  std::vector<std::string> stripped(emitted.size());
-  for (std::size_t i = 0; i < emitted.size(); ++i) {
-    EventView view;
-    absl::Status valid = ParseEvent(emitted[i], view);
-    if (valid.ok()) valid = ValidateEvent(view, emitted[i].size(), options.event_limits);
-    if (!valid.ok()) {
-      *error = fmt::format("emitted event {}: {}", i, MessageOf(valid));
-      return false;
-    }
-    if (view.Find(kDeliverAtAttribute) != nullptr || view.Find(kDeliverInAttribute) != nullptr) {
-      *error = fmt::format(
-          "emitted event {}: T0344: what is emitted cannot wait for a time: publish it with {} or "
-          "{}, or add a schedule",
-          i, kDeliverAtAttribute, kDeliverInAttribute);
-      return false;
-    }
-    if (auto without = StripReserved(view)) emitted[i] = std::move(*without);
-    bytes += emitted[i].size() + 512;
-  }
-  if (bytes > kEmittedBytesMax + emitted.size() * 512) {
-    *error = fmt::format("{} of emitted events, at most {} are allowed", FormatBytes(bytes),
-                         FormatBytes(kEmittedBytesMax));
-    return false;
-  }
-  EnsureRoom(bytes + kAnswerBytes);
-  for (const std::string& event : emitted) {
-    EventView view;
-    (void)ParseEvent(event, view);
-    const PartitionId home = PartitionOfEvent(view, options.partitions);
-    if (home != options.id) {
-      OutgoingRecord outgoing;
-      outgoing.home = home;
-      const auto lane = state.outgoing().find(home);
-      outgoing.sequence = lane == state.outgoing().end() ? 1 : lane->second.next_sequence;
-      const std::string stored = std::string(1, static_cast<char>(hops)) + event;
-      outgoing.event = stored;
-      std::string body;
-      EncodeOutgoing(outgoing, body);
-      AddRecord(RecordType::kOutgoing, body);
-      const RecordView record{RecordType::kOutgoing, body, 0};
-      const absl::Status applied = state.Apply(record, state.end(), turn.append_time_us);
-      TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
-      turn.outgoing = true;
-      continue;
-    }
-    EventRecord record;
-    (void)MatchEvent(view, "", record, nullptr);
-    record.hops = hops;
-    record.event = event;
-    const Offset at = AddEvent(record, view, nullptr, false);
-    if (record.matches.empty()) CountUnmatched(view, at);
-    DropOverBacklog(record);
-  }
-  return true;
-}
-
 void Partition::Impl::OnAnswers(AnswerBatch batch) {
   BeginIfNeeded();
   if (failed || !open) return;
@@ -196,14 +125,19 @@ void Partition::Impl::OnAnswers(AnswerBatch batch) {
     Outcome outcome = std::move(answer.outcome);
     if (!answer.emitted.empty()) {
       // Only an answer that will be applied may emit: a stale one must leave nothing behind.
-      std::string error;
       if (!runtime->queue->Holds(answer.delivery.offset, answer.delivery.token)) {
         ++stale_answers;
         continue;
       }
-      if (!ApplyEmitted(answer.delivery, answer.emitted, &error)) {
-        outcome = Retry{"emit_invalid", error, std::nullopt};
+      absl::StatusOr<EmittedEvents> emitted =
+          CheckEmitted(answer.delivery, std::move(answer.emitted));
+      if (!emitted.ok()) {
+        outcome = Retry{"emit_invalid", std::string(MessageOf(emitted.status())), std::nullopt};
+      } else if (std::holds_alternative<Reject>(outcome)) {
+        dying_emitted = *std::move(emitted);  // its letter may have to wait
       } else {
+        EnsureRoom(emitted->bytes + kAnswerBytes);
+        WriteEmitted(*emitted);
         with_emitted = true;
       }
     }
@@ -212,6 +146,7 @@ void Partition::Impl::OnAnswers(AnswerBatch batch) {
     Touch(*runtime);
     RunActions(*runtime, actions);
     with_emitted = false;
+    dying_emitted = EmittedEvents();
   }
   for (const ExtendRequest& extend : batch.extends) {
     Runtime* runtime = RuntimeOf(extend.delivery.trigger);
@@ -300,160 +235,6 @@ void Partition::Impl::RunActions(Runtime& runtime, std::vector<Action>& actions)
   actions.clear();
 }
 
-bool Partition::Impl::LettersFull() const {
-  return state.letters().size() >= options.letters_max ||
-         ports.journal.letter_bytes() >= options.letters_bytes;
-}
-
-void Partition::Impl::Die(Runtime& runtime, DeadAction action) {
-  if (LettersFull()) {
-    if (!letters_full_told) {
-      letters_full_told = true;
-      Warn("T0308",
-           fmt::format("the dead log is at its quota (dead_letters.size, {} open letters): "
-                       "deliveries that should die wait; redrive or discard letters",
-                       state.letters().size()));
-    }
-    held_dead.push_back({runtime.ordinal, runtime.queue_number, std::move(action)});
-    return;
-  }
-  const Offset offset = action.candidate.offset;
-  if (const auto batch = cache.Find(offset)) {
-    EventRecord record;
-    if (DecodeEvent(batch->Record(offset), record).ok()) {
-      WriteLetter(runtime, action, &record);
-      return;
-    }
-  }
-  if (confirming != nullptr) ++confirming->letters;
-  ++fetches;
-  ReadForLetter({runtime.ordinal, runtime.queue_number, std::move(action)}, confirming, 1);
-}
-
-void Partition::Impl::ReadForLetter(HeldDead dead, std::shared_ptr<Confirmation> confirmation,
-                                    int read_number) {
-  const Offset offset = dead.action.candidate.offset;
-  ports.journal.Read(
-      options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
-      [this, dead = std::move(dead), confirmation = std::move(confirmation), read_number,
-       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
-        if (guard.expired()) return;
-        BeginIfNeeded();
-        if (!failed && !result.ok() && read_number < kLetterReadsMax) {
-          ports.executor.PostAt(
-              now + std::chrono::seconds(1),
-              [this, dead = std::move(dead), confirmation = std::move(confirmation), read_number,
-               guard = std::move(guard)]() mutable {
-                if (guard.expired()) return;
-                BeginIfNeeded();
-                ReadForLetter(std::move(dead), std::move(confirmation), read_number + 1);
-                ports.wake();
-              });
-          return;
-        }
-        --fetches;
-        if (failed) return;
-        WriteLetterOf(dead.trigger, dead.queue_number, std::move(dead.action), result);
-        LetterDone(confirmation);
-        ports.wake();
-      });
-}
-
-void Partition::Impl::WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number,
-                                    DeadAction action, const absl::StatusOr<ReadResult>& read) {
-  Runtime* owner = RuntimeOf(ordinal);
-  // Another queue, after the trigger was away: it has the delivery as one that is pending.
-  if (owner == nullptr || owner->queue == nullptr || owner->queue_number != queue_number) return;
-  const Offset at = action.candidate.offset;
-  if (read.ok()) {
-    for (const StoredBatch& stored : read->batches) {
-      if (at < stored.base_offset ||
-          at.value() >= stored.base_offset.value() + stored.event_count) {
-        continue;
-      }
-      std::vector<EventSlot> slots;
-      EventRecord record;
-      if (!IndexEvents(*stored.body, slots).ok()) break;
-      const EventSlot& slot = slots[at.value() - stored.base_offset.value()];
-      const std::string_view body = *stored.body;
-      if (!DecodeEvent(body.substr(slot.position, slot.bytes), record).ok()) break;
-      return WriteLetter(*owner, action, &record);
-    }
-  }
-  // The letter must not be lost for want of its event.
-  action.message +=
-      fmt::format(" (event {}/{} can no longer be read{}{})", options.id.value(), at.value(),
-                  read.ok() ? "" : ": ", read.ok() ? std::string_view() : MessageOf(read.status()));
-  WriteLetter(*owner, action, nullptr);
-}
-
-void Partition::Impl::WriteLetter(Runtime& runtime, const DeadAction& action,
-                                  const EventRecord* event) {
-  TriggerRecord* trigger = state.FindTrigger(runtime.ordinal);
-  const Candidate& candidate = action.candidate;
-  Letter letter;
-  letter.id = DeliveryId{options.id, candidate.origin, runtime.ordinal, candidate.run};
-  letter.reason = action.reason;
-  letter.message = action.message;
-  letter.trigger = trigger->name;
-  letter.config_hash = trigger->config_hash;
-  letter.died = wall;
-  if (event != nullptr) {
-    letter.event = std::string(event->event);
-    letter.source = std::string(event->lane_source);
-    letter.lane = std::string(event->lane_key);
-    EventView view;
-    if (ParseEvent(event->event, view).ok()) letter.key = std::string(view.PartitionKey());
-  }
-  const auto history = trigger->attempts.find(candidate.match_index);
-  if (history != trigger->attempts.end()) {
-    letter.attempts = history->second.failed;
-    letter.history = history->second.notes;
-  }
-  bool park = SpecOf(runtime.route).policy.on_exhausted == OnExhausted::kPark &&
-              !letter.key.empty() && action.reason != LetterReason::kExpired;
-  // Parked keys must leave room among the keys whose deliveries wait in the journal: what would
-  // release them may lie behind those of other keys.
-  const std::size_t park_max =
-      std::min(options.queues.park_max_keys, options.queues.skipped_keys_max / 2);
-  if (park && !trigger->parked.contains(letter.key) && trigger->parked.size() >= park_max) {
-    Warn("T0309",
-         fmt::format("trigger '{}' has {} parked keys (park_max_keys): key '{}' is not held",
-                     trigger->name, trigger->parked.size(), letter.key));
-    park = false;
-  }
-  std::string bytes = EncodeLetter(letter);
-  EnsureRoom(256 + letter.key.size(), bytes.size());
-  if (!Planted(Canary::kLetterLost)) AddLetter(letter.id, std::move(bytes));
-  DeadRecord record;
-  record.trigger = runtime.ordinal;
-  record.index = candidate.match_index;
-  record.offset = candidate.offset;
-  record.origin = candidate.origin;
-  record.run = candidate.run;
-  record.reason = action.reason;
-  record.parked = park;
-  record.key = letter.key;
-  const bool expired = action.reason == LetterReason::kExpired;
-  std::string body;
-  if (!expired) body.push_back('\1');
-  EncodeDead(record, body);
-  const RecordType type = expired ? RecordType::kExpired : RecordType::kSettled;
-  AddRecord(type, body);
-  const RecordView view{type, body, 0};
-  const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
-  TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
-  if (!leased_hops.empty()) {
-    leased_hops.erase({runtime.ordinal.value(), candidate.offset.value()});
-  }
-  runtime.queue->Close(candidate.offset, park && !Planted(Canary::kParkIgnored));
-  Touch(runtime);
-  if (event == nullptr || !event->from_schedule) return;
-  EventView fire;
-  if (!ParseEvent(letter.event, fire).ok()) return;
-  RaiseFailed(letter.source, fire.id, letter.trigger, letter);
-}
-
 void Partition::Impl::TickQueues() {
   std::vector<Action>& actions = action_scratch;
   while (!dues.empty() && dues.begin()->first <= now) {
@@ -470,6 +251,9 @@ void Partition::Impl::TickQueues() {
 
 void Partition::Impl::ExchangeAndDeliver() {
   std::vector<ReadyOffer> offers;
+  // What functions emit is refused by nobody: while the disk lags, no more are called.
+  if (choked != (flight_bytes > kFlightBytesMax)) woken = true;
+  choked = flight_bytes > kFlightBytesMax;
   const auto offer = [&](Runtime& runtime) {
     ReadyOffer one;
     one.trigger = runtime.number;
@@ -477,13 +261,14 @@ void Partition::Impl::ExchangeAndDeliver() {
       one.ready = runtime.queue->ready_count();
       one.ready_alone = runtime.queue->ready_alone_count();
     }
-    runtime.offered = one.ready;
-    runtime.offered_alone = one.ready_alone;
     if (one.ready + one.ready_alone > 0) {
       ready.insert(runtime.ordinal.value());
     } else {
       ready.erase(runtime.ordinal.value());
     }
+    if (choked) one.ready = one.ready_alone = 0;
+    runtime.offered = one.ready;
+    runtime.offered_alone = one.ready_alone;
     offers.push_back(one);
   };
   for (const TriggerOrdinal ordinal : std::exchange(touched, {})) {
@@ -554,7 +339,7 @@ void Partition::Impl::ExchangeAndDeliver() {
     const std::size_t count = runtime->queue->ready_count();
     const std::size_t alone = runtime->queue->ready_alone_count();
     // What expired while it was taken was offered, too.
-    if (count != runtime->offered || alone != runtime->offered_alone) ports.wake();
+    if (!choked && (count != runtime->offered || alone != runtime->offered_alone)) ports.wake();
     const std::optional<Instant> due = runtime->queue->NextDue();
     if (due != runtime->due) {
       if (runtime->due) dues.erase({*runtime->due, ordinal.value()});

@@ -83,16 +83,26 @@ struct Partition::Impl {
     absl::AnyInvocable<void(const absl::Status&)> done;
   };
 
+  // An answer batch whose dead letters wait for bytes from the journal, or for room.
+  struct Confirmation {
+    std::size_t letters = 0;  // to be written
+    std::function<void()> then;
+  };
+
+  // What an answer emits, checked.
+  struct EmittedEvents {
+    std::vector<std::string> events;
+    std::uint32_t hops = 1;
+    std::size_t bytes = 0;  // in a batch, at most
+  };
+
+  // A delivery that dies when its letter can be written, with what its last answer emitted.
   struct HeldDead {
     TriggerOrdinal trigger;
     std::uint64_t queue_number = 0;
     DeadAction action;
-  };
-
-  // An answer batch whose dead letters want bytes from the journal first.
-  struct Confirmation {
-    std::size_t letters = 0;  // to be written
-    std::function<void()> then;
+    EmittedEvents emitted;
+    std::shared_ptr<Confirmation> confirmation;
   };
 
   struct PendingCheckpoint {
@@ -151,6 +161,7 @@ struct Partition::Impl {
   std::int64_t LogTime() const {
     return std::max(last_append_us, std::int64_t{wall.time_since_epoch().count()});
   }
+  std::size_t MatchBytes(const LaneBatch& batch);
   std::size_t BodySlack() const;  // kept for settlements encoded at the end of a batch
   // Flushes what the turn holds if `bytes` of records, and of letters, would be too much with it.
   void EnsureRoom(std::size_t bytes, std::size_t letter_bytes = 0);
@@ -259,16 +270,21 @@ struct Partition::Impl {
   void Touch(Runtime& runtime);
   void Offer(const InFlight& flight, const OfferedEvent& event);
   void OnAnswers(AnswerBatch batch);
-  bool ApplyEmitted(const DeliveryRef& delivery, std::vector<std::string>& emitted,
-                    std::string* error);
+  // partition_emitted.cc
+  absl::StatusOr<EmittedEvents> CheckEmitted(const DeliveryRef& delivery,
+                                             std::vector<std::string> emitted) const;
+  void WriteEmitted(const EmittedEvents& emitted);  // there is room in this turn
+  void Forwarded(PartitionId home, std::uint64_t last, std::size_t count,
+                 const absl::Status& status);
   void RunActions(Runtime& runtime, std::vector<Action>& actions);
   void ConfirmWhenDurable(std::function<void()> confirmed);
   void LetterDone(const std::shared_ptr<Confirmation>& confirmation);
-  void WriteLetterOf(TriggerOrdinal ordinal, std::uint64_t queue_number, DeadAction action,
-                     const absl::StatusOr<ReadResult>& read);
+  // partition_dead.cc
   void Die(Runtime& runtime, DeadAction action);
-  void ReadForLetter(HeldDead dead, std::shared_ptr<Confirmation> confirmation, int read_number);
-  void WriteLetter(Runtime& runtime, const DeadAction& action, const EventRecord* record);
+  void Bury(HeldDead dead);
+  void ReadForLetter(HeldDead dead, int read_number);
+  void WriteLetterOf(HeldDead& dead, const absl::StatusOr<ReadResult>& read);
+  void WriteLetter(Runtime& runtime, const HeldDead& dead, const EventRecord* event);
   bool LettersFull() const;
   void TickQueues();
   void ExchangeAndDeliver();
@@ -437,8 +453,11 @@ struct Partition::Impl {
   std::set<Offset> superseded;  // fires of which something may be pending
   Duration wall_offset{};       // wall minus monotonic, to notice that the wall clock was set
   std::map<PartitionId, std::uint64_t> forwarding;        // home -> last sequence under way
+  std::map<PartitionId, std::size_t> forward_events_max;  // where fewer fit into a batch
   std::map<PartitionId, std::uint64_t> outgoing_durable;  // home -> last sequence that is durable
-  bool with_emitted = false;  // the answer that is applied has brought events: one batch for both
+  bool with_emitted = false;    // the answer that is applied has brought events: one batch for both
+  EmittedEvents dying_emitted;  // of the rejection that is applied
+  bool choked = false;          // nothing is offered until more is durable
 
   std::map<LaneId, LaneListener*> listeners;
   MatchScratch match_scratch;

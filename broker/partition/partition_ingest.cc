@@ -354,13 +354,15 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
   for (const std::string& event : batch.events) bytes += event.size() + 256;
   for (const auto& [key, value] : batch.puts) bytes += key.size() + value.size() + 8;
   for (const std::string& key : batch.erases) bytes += key.size() + 4;
+  bytes += MatchBytes(batch);
   std::size_t letter_bytes = 0;
   for (const Undecodable& one : batch.undecodable) {
     letter_bytes += kLetterOverhead + one.bytes.size() + one.reason.size();
   }
   if (std::max(bytes, letter_bytes) + 2 * BodySlack() > ports.journal.batch_bytes_max()) {
     batch.done(absl::OutOfRangeError(
-        fmt::format("a batch of {} from source '{}' is larger than one journal batch ({})",
+        fmt::format("a batch of {} from source '{}', with the list of triggers that each of its "
+                    "events matches, is larger than one journal batch ({})",
                     FormatBytes(std::max(bytes, letter_bytes)), batch.lane.source,
                     FormatBytes(ports.journal.batch_bytes_max()))));
     return;
@@ -459,55 +461,27 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
       [done = std::move(batch.done)](const absl::Status& status) mutable { done(status); });
 }
 
-std::size_t Partition::Impl::BodySlack() const {
-  return std::min(kBodySlack, ports.journal.batch_bytes_max() / 4);
+// Of the lists of matches, beyond what is reckoned with for every event. Looked at closely only
+// where there are triggers enough.
+std::size_t Partition::Impl::MatchBytes(const LaneBatch& batch) {
+  constexpr std::size_t kMatch = 12;
+  constexpr std::size_t kReckoned = 128;
+  const std::size_t routes = runtimes.size();
+  if (routes * kMatch <= kReckoned || batch.events.size() * routes * kMatch <= BodySlack()) {
+    return 0;
+  }
+  std::size_t bytes = 0;
+  for (const std::string& event : batch.events) {
+    EventView view;
+    if (!ParseEvent(event, view).ok()) continue;
+    MatchRoutes(view, batch.lane.source);
+    bytes += std::max(match_routes.size() * kMatch, kReckoned) - kReckoned;
+  }
+  return bytes;
 }
 
-void Partition::Impl::ForwardOutgoing() {
-  for (const auto& [home, lane] : state.outgoing()) {
-    if (lane.pending.empty() || forwarding.contains(home)) continue;
-    // What is not durable yet may be refused and its number used again.
-    const auto durable = outgoing_durable.find(home);
-    if (durable == outgoing_durable.end() || lane.pending.begin()->first > durable->second)
-      continue;
-    LaneBatch batch;
-    batch.lane.source = fmt::format("{}{}", kPartitionLanePrefix, options.id.value());
-    std::size_t bytes = 0;
-    std::uint64_t last = 0;
-    for (const auto& [sequence, stored] : lane.pending) {
-      if (bytes + stored.size() > (std::size_t{2} << 20) && bytes > 0) break;
-      if (sequence > durable->second) break;
-      // hops u8 | event bytes, see ApplyEmitted().
-      batch.hops.push_back(static_cast<std::uint8_t>(stored[0]));
-      batch.events.push_back(stored.substr(1));
-      bytes += stored.size();
-      last = sequence;
-    }
-    batch.position = fmt::format("{}", last);
-    forwarding[home] = last;
-    // Runs on the home's executor: back to ours before anything is touched.
-    batch.done = [this, home = home, last, &executor = ports.executor,
-                  guard = std::weak_ptr(alive)](const absl::Status& status) {
-      executor.Post([this, home, last, status, guard] {
-        if (guard.expired()) return;
-        forwarding.erase(home);
-        BeginIfNeeded();
-        if (status.ok() && !failed) {
-          EnsureRoom(64);
-          std::string body;
-          EncodeOutgoingDone({home, last}, body);
-          AddRecord(RecordType::kOutgoingDone, body);
-          const RecordView view{RecordType::kOutgoingDone, body, 0};
-          const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
-          TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
-        }
-        ForwardOutgoing();
-        ports.wake();
-      });
-    };
-    if (Planted(Canary::kForwardUnsent)) return batch.done(absl::OkStatus());
-    ports.router.Forward(home, std::move(batch));
-  }
+std::size_t Partition::Impl::BodySlack() const {
+  return std::min(kBodySlack, ports.journal.batch_bytes_max() / 4);
 }
 
 }  // namespace tocsin

@@ -107,7 +107,7 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
         const TriggerRecord* trigger = state.FindTrigger(id.trigger);
         EventRecord record;
         record.matches.push_back({id.trigger, trigger->matched});
-        record.new_run = true;
+        record.new_run = record.redriven = true;
         record.origin = id.offset;
         record.run = id.run + 1;
         record.has_lane = !stored->source.empty();

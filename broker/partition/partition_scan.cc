@@ -6,7 +6,7 @@
 
 #include "broker/base/check.h"
 #include "broker/base/status.h"
-#include "broker/base/time_text.h"
+#include "broker/partition/expiry.h"
 #include "broker/partition/partition_impl.h"
 
 namespace tocsin {
@@ -14,16 +14,6 @@ namespace {
 
 constexpr std::size_t kScanBytes = 512 * 1024;
 constexpr std::size_t kScansMax = 8;  // reads under way per partition
-
-std::optional<WallTime> ExpiryOf(const EventView& view) {
-  const AttributeView* attribute = view.Find("expirytime");
-  if (attribute == nullptr) return std::nullopt;
-  if (attribute->kind == AttributeKind::kTimestamp)
-    return FromMicros(attribute->integer * 1'000'000);
-  const auto time = ParseRfc3339(attribute->text);
-  if (!time.ok()) return std::nullopt;
-  return *time;
-}
 
 }  // namespace
 
@@ -190,7 +180,8 @@ bool Partition::Impl::ScanBatch(Runtime& runtime, const CachedBatch& batch) {
     candidate.run = record.run;
     candidate.event_bytes = static_cast<std::uint32_t>(record.event.size());
     candidate.appended = batch.recorded;
-    candidate.expires = ExpiryOf(view);
+    const std::int64_t expires_us = ExpiryMicros(view, record.redriven);
+    if (expires_us != 0) candidate.expires = FromMicros(expires_us);
     const std::string_view key = view.PartitionKey();
     if (!trigger->redriving.empty() && trigger->redriving.contains(match->index)) {
       // A redriven letter of a parked key, met again after a restart.

@@ -103,7 +103,10 @@ void Partition::Impl::PlanScheduleAt(std::size_t index, std::optional<WallTime> 
   if (when.has_value()) schedule_dues.emplace(*when, index);
 }
 
-bool Partition::Impl::SchedulesRun() const { return !stalled && ports.journal.HasRoomForIngest(); }
+bool Partition::Impl::SchedulesRun() const {
+  return !stalled && ports.journal.HasRoomForIngest() &&
+         ports.journal.log_bytes() < options.retention_bytes;
+}
 
 void Partition::Impl::RunSchedules() {
   const ScheduleTable& dynamic = state.dynamic();

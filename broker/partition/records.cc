@@ -13,6 +13,7 @@ constexpr std::uint8_t kEventDeduped = 4;
 constexpr std::uint8_t kEventLane = 8;
 constexpr std::uint8_t kEventTracked = 16;
 constexpr std::uint8_t kEventSchedule = 32;
+constexpr std::uint8_t kEventRedriven = 64;
 
 absl::Status Malformed(const char* what) {
   return absl::DataLossError(fmt::format("malformed {} record", what));
@@ -69,6 +70,7 @@ void EncodeEventPrefix(const EventRecord& record, std::string& out) {
   if (record.has_lane) flags |= kEventLane;
   if (record.tracked) flags |= kEventTracked;
   if (record.from_schedule) flags |= kEventSchedule;
+  if (record.redriven) flags |= kEventRedriven;
   out.push_back(static_cast<char>(flags));
   PutVarint(out, record.matches.size());
   for (const Match& match : record.matches) {
@@ -106,6 +108,7 @@ absl::Status DecodeEvent(std::string_view body, EventRecord& record) {
   record.has_lane = (flags & kEventLane) != 0;
   record.tracked = (flags & kEventTracked) != 0;
   record.from_schedule = (flags & kEventSchedule) != 0;
+  record.redriven = (flags & kEventRedriven) != 0;
   record.lane_source = record.has_lane ? fields.Text() : std::string_view();
   record.lane_key = record.has_lane ? fields.Text() : std::string_view();
   record.event = fields.Rest();

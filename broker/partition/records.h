@@ -35,6 +35,7 @@ struct EventRecord {
   bool has_lane = false;
   bool tracked = false;        // its lane or schedule is told when every trigger is done with it
   bool from_schedule = false;  // lane_source is the schedule's name
+  bool redriven = false;       // does not expire by its expirytime
   std::string_view lane_source;
   std::string_view lane_key;
   std::string_view event;

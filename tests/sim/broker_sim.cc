@@ -14,7 +14,7 @@ void Sim::CheckBooks(bool drained) {
     came = true;
     for (const PartitionSnapshot& snapshot : snapshots) {
       for (const TriggerBooks& books : snapshot.triggers) {
-        if (books.pending > books.matched || books.expired > 0) {
+        if (books.pending > books.matched || (books.expired > 0 && !expiry_)) {
           Fail(fmt::format("{} on {}: {} matched, {} pending, {} expired", books.name,
                            snapshot.id.value(), books.matched, books.pending, books.expired));
         }
@@ -47,12 +47,7 @@ void Sim::Letters(bool redrive_all) {
         }
         if (!redrive_all && !Chance(50)) continue;
         if (!redrive_all && Chance(20)) {
-          std::erase_if(parked_, [id = FormatDeliveryId(letter.id)](const auto& parked) {
-            return parked.second.id == id;
-          });
-          const auto event = payload_.find({letter.id.partition.value(), letter.id.offset.value()});
-          if (event != payload_.end()) dropped_.insert(letter.trigger + " " + event->second);
-          partition.Discard(letter.id, [](const absl::Status&) {});
+          DiscardLetter(partition, letter);
         } else {
           ++result_.redriven;
           partition.Redrive(letter.id,
@@ -67,6 +62,19 @@ void Sim::Letters(bool redrive_all) {
       }
     });
   }
+}
+
+// Its event may never have been delivered: only the letter says which it is.
+void Sim::DiscardLetter(Partition& partition, const LetterSummary& summary) {
+  partition.ReadLetter(summary.id, [this, &partition, summary](const absl::StatusOr<Letter>& read) {
+    EventView view;
+    if (!read.ok() || !ParseEvent(read->event, view).ok()) return;
+    std::erase_if(parked_, [id = FormatDeliveryId(summary.id)](const auto& parked) {
+      return parked.second.id == id;
+    });
+    dropped_.insert(fmt::format("{} {}", PlanOf(summary.trigger), view.id));
+    partition.Discard(summary.id, [](const absl::Status&) {});
+  });
 }
 
 // Nothing is pending, and no letter is open.
@@ -110,8 +118,8 @@ void Sim::Quiesce() {
   ++api_changes_;
   life_->shards.ApplyPlan(MakePlan());
   for (std::uint32_t id = 0; id < kPartitions; ++id) {
-    life_->shards.Post(PartitionId(id), [](Partition& partition) {
-      for (const TriggerPlan& spec : Plans()) (void)partition.SetPaused(spec.name, false);
+    life_->shards.Post(PartitionId(id), [this](Partition& partition) {
+      for (const TriggerPlan& spec : Plans()) (void)partition.SetPaused(NameOf(spec.name), false);
     });
   }
   PumpAll();
@@ -139,16 +147,32 @@ void Sim::Quiesce() {
         FireRest();
       }
       // Not before what waits for its time has had some.
-      if (round % 20 == 10 && idle > 3 && Drained()) break;
+      const bool sent = SendRest();
+      if (round % 20 == 10 && idle > 3 && sent && Drained()) break;
       clock_.Advance(std::chrono::milliseconds(500));
       leased_.clear();
     }
   }
   if (result_.failure.empty()) CheckBooks(true);
   if (result_.failure.empty() && !Drained()) FailAtLetters();
+  for (const SimStream& stream : streams_) {
+    if (!stream.items.empty() && !trims_) Fail("what a stream sends is refused to the end");
+  }
   if (result_.failure.empty()) CheckLog();
   if (result_.failure.empty()) CheckReplays();
   if (result_.failure.empty()) CheckAnswered();
+}
+
+// Whether nothing was left of the streams. A full log may refuse them to the end.
+bool Sim::SendRest() {
+  bool left = false;
+  for (SimStream& stream : streams_) {
+    if (stream.items.empty()) continue;
+    left = true;
+    PublishInStream(stream);
+  }
+  PumpAll();
+  return !left || trims_;
 }
 
 // Nothing is on its way: what a worker was granted is with it, or its credit shrinks for good.
@@ -219,19 +243,21 @@ std::uint32_t Sim::DrawSteps() {
 
 BrokerSimResult Sim::Run() {
   const std::array<bool*, kSimClasses.size()> classes = {
-      &crashes_,   &deaths_,   &fails_,  &poison_, &emits_,     &dups_,      &reloads_,
-      &full_,      &letters_,  &pauses_, &breaks_, &clock_set_, &schedules_, &trims_,
-      &half_open_, &suspends_, &damage_, &routes_, &delays_};
+      &crashes_, &deaths_, &fails_,  &poison_,    &emits_,      &dups_,   &reloads_,   &full_,
+      &letters_, &pauses_, &breaks_, &clock_set_, &schedules_,  &trims_,  &half_open_, &suspends_,
+      &damage_,  &routes_, &delays_, &expiry_,    &streams_on_, &renames_};
   result_.steps = DrawSteps();
   for (std::size_t i = 0; i < classes.size(); ++i) {
     const bool on = Chance(i < 6 ? 75 : 50);
     *classes[i] = on && (options_.without >> i & 1) == 0;
   }
   damage_ = damage_ && options_.disk && Chance(50);
+  renames_ = renames_ && !damage_;  // what defined a trigger may be lost with its name
   if (options_.canary == SimCanary::kLyingSync) storage_->LieAboutSyncs(true, false);
   if (options_.canary == SimCanary::kLyingDirSync) storage_->LieAboutSyncs(false, true);
   keys_ = 1 + random_.Below(8);
   filter_ = Chance(50);
+  if (streams_on_ && Chance(50)) backlog_max_ = 1 + random_.Below(8);
   detached_.insert("late");
   if (trims_) {
     log_bytes_max_ = storage_->small_log() * (1 + random_.Below(4));
@@ -255,7 +281,9 @@ BrokerSimResult Sim::Run() {
 
 void Sim::Step() {
   const std::uint64_t choice = random_.Below(100);
-  if (choice < 25) {
+  if (choice < 25 && streams_on_ && Chance(30)) {
+    PublishInStream(streams_[random_.Below(streams_.size())]);
+  } else if (choice < 25) {
     Publish();
   } else if (choice < 55 && !workers_.empty()) {
     Answer(*workers_[random_.Below(workers_.size())]);
@@ -265,6 +293,8 @@ void Sim::Step() {
     DetachWorker();
   } else if (choice < 65 && crashes_) {
     Crash();
+  } else if (choice < 67 && renames_ && opened_ && (!reloads_ || Chance(50))) {
+    Rename();
   } else if (choice < 67 && reloads_ && opened_) {
     Reload();
   } else if (choice < 69 && full_) {
@@ -276,7 +306,7 @@ void Sim::Step() {
   } else if (choice < 75 && letters_) {
     Letters(false);
   } else if (choice < 77 && pauses_ && opened_) {
-    const std::string name = Plans()[random_.Below(Plans().size())].name;
+    const std::string name = NameOf(Plans()[random_.Below(Plans().size())].name);
     const bool paused = Chance(50);
     for (std::uint32_t id = 0; id < kPartitions; ++id) {
       life_->shards.Post(PartitionId(id), [name, paused](Partition& partition) {
@@ -346,6 +376,15 @@ void Sim::Reload() {
                          });
                        });
   }
+}
+
+// Toggles, so that after a crash one of the two names is stored.
+void Sim::Rename() {
+  const std::string& name = Plans()[random_.Below(Plans().size())].name;
+  if (detached_.contains(name) || ever_detached_.contains(name)) return;
+  if (renamed_.erase(name) == 0) renamed_.insert(name);
+  if (options_.trace) fmt::print("  rename to {}\n", NameOf(name));
+  life_->shards.ApplyPlan(MakePlan());
 }
 
 // The machine is suspended (the wall clock goes on without the monotonic one), or the whole

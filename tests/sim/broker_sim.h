@@ -8,11 +8,11 @@
 // of the log and in checkpoints; the wall clock is set, the machine is suspended or stands still;
 // workers die with or without having started, answer late, twice, for unknown handles, never, or
 // when they were given up long ago;
-// functions fail, reject, drop, emit; triggers are reloaded, detached and put back, added with
-// `from: start`, paused; a trigger is applied, changed and removed by the API, its plan compiled
-// anew; stored events are replayed, by rate, stopped; keys are hot, poisoned or parked; log and
-// dead log are short and trimmed. Classes of events are switched off at random per run (swarm
-// testing).
+// functions fail, reject, drop, emit; events expire; publishers' streams are refused and go on;
+// triggers are reloaded, detached and put back, added with `from: start`, renamed, paused; a
+// trigger is applied, changed and removed by the API, its plan compiled anew; stored events are
+// replayed, by rate, stopped; keys are hot, poisoned or parked; log and dead log are short and
+// trimmed. Classes of events are switched off at random per run (swarm testing).
 //
 // Checked whenever something is delivered or answered: SimCheck. Not while it cannot hold: leases
 // end unseen while a machine stands still, and a detached trigger's work is given up; after a
@@ -41,10 +41,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 19> kSimClasses = {
-    "crashes",   "deaths",   "fails",  "poison", "emits",     "dups",      "reloads",
-    "full",      "letters",  "pauses", "breaks", "clock_set", "schedules", "trims",
-    "half_open", "suspends", "damage", "routes", "delays"};
+inline constexpr std::array<std::string_view, 22> kSimClasses = {
+    "crashes", "deaths", "fails",  "poison",    "emits",     "dups",   "reloads",   "full",
+    "letters", "pauses", "breaks", "clock_set", "schedules", "trims",  "half_open", "suspends",
+    "damage",  "routes", "delays", "expiry",    "streams",   "renames"};
 
 // What is checked, by name: a campaign counts how often each was, so that none is switched off
 // unseen.
@@ -69,12 +69,14 @@ enum class SimCheck : std::uint8_t {
   kReplayRuns,   // each event of a replay's span has its run, once
   kApiMatching,  // what the trigger of the API matched while it was in force, and nothing else
   kCredit,       // what a worker is not busy with is free for it
+  kExpiry,       // nothing is delivered after its expirytime
+  kStreamOrder,  // what a publisher sends in a stream is in a log in its order, over refusals
 };
-inline constexpr std::array<std::string_view, 20> kSimCheckNames = {
-    "content",    "durable_first", "not_again",    "attempts",     "exclusive",
-    "key_order",  "key_held",      "parked",       "concurrency",  "executions",
-    "matching",   "books",         "answered_ran", "in_log_once",  "emitted_once",
-    "lane_order", "instants",      "replay_runs",  "api_matching", "credit"};
+inline constexpr std::array<std::string_view, 22> kSimCheckNames = {
+    "content",      "durable_first", "not_again",    "attempts",    "exclusive", "key_order",
+    "key_held",     "parked",        "concurrency",  "executions",  "matching",  "books",
+    "answered_ran", "in_log_once",   "emitted_once", "lane_order",  "instants",  "replay_runs",
+    "api_matching", "credit",        "expiry",       "stream_order"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;
@@ -93,6 +95,7 @@ struct BrokerSimResult {
   std::uint64_t letters = 0;
   std::uint64_t redriven = 0;
   std::uint64_t emitted = 0;
+  std::uint64_t refused = 0;  // of publishers' streams
   std::uint64_t power_cuts = 0;
   std::uint64_t flipped_bits = 0;
   std::uint64_t broken_openings = 0;  // the power went off while the journal opened

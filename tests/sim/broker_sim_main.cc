@@ -246,11 +246,11 @@ class Campaign {
     fmt::print(
         "{} seeds{}, {} failures: {} published, {} delivered, {} crashes, {} power cuts, {} "
         "of them while the journal opened, {} bits flipped, {} letters seen, {} redriven, {} "
-        "emitted; {:.0f} s, {:.0f} histories a second\n",
+        "emitted, {} refused in streams; {:.0f} s, {:.0f} histories a second\n",
         ran_, flags_.options.disk ? " on a disk" : "", failures_, total_.published,
         total_.delivered, total_.crashes, total_.power_cuts, total_.broken_openings,
-        total_.flipped_bits, total_.letters, total_.redriven, total_.emitted, seconds,
-        static_cast<double>(ran_) / seconds);
+        total_.flipped_bits, total_.letters, total_.redriven, total_.emitted, total_.refused,
+        seconds, static_cast<double>(ran_) / seconds);
     if (!HasCanary()) return failures_ > 0 || !AllChecked() ? 1 : 0;
     fmt::print("the canary was {}\n", failures_ > 0 ? "found" : "NOT found");
     return failures_ > 0 ? 0 : 1;
@@ -305,6 +305,7 @@ class Campaign {
     total_.letters += result.letters;
     total_.redriven += result.redriven;
     total_.emitted += result.emitted;
+    total_.refused += result.refused;
     total_.power_cuts += result.power_cuts;
     total_.flipped_bits += result.flipped_bits;
     total_.broken_openings += result.broken_openings;

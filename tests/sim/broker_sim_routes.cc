@@ -116,30 +116,30 @@ void Sim::StartReplay() {
   if (Chance(50)) order.from = Offset(random_.Below(20));
   if (Chance(50)) order.end = Offset(random_.Below(60));
   if (Chance(50)) order.rate_millis = 20'000 + random_.Below(100'000);
-  life_->shards.Post(
-      PartitionId(id), [this, id, name, order, stop, life = result_.crashes](Partition& partition) {
-        if (stop) {
-          (void)partition.StopReplay(name);
-          for (SimReplay& replay : replays_) {
-            if (replay.partition == id && replay.trigger == name) replay.stopped = true;
-          }
-          return;
-        }
-        partition.Replay(name, order,
-                         [this, id, name, life](const absl::StatusOr<ReplayProgress>& progress) {
-                           if (!progress.ok() || life != result_.crashes) return;
-                           // Stopped, perhaps, before it was durable that it began.
-                           replays_.push_back({id, name, *progress, progress->stopped});
-                         });
-      });
+  life_->shards.Post(PartitionId(id), [this, id, name, stored = NameOf(name), order, stop,
+                                       life = result_.crashes](Partition& partition) {
+    if (stop) {
+      (void)partition.StopReplay(stored);
+      for (SimReplay& replay : replays_) {
+        if (replay.partition == id && replay.trigger == name) replay.stopped = true;
+      }
+      return;
+    }
+    partition.Replay(stored, order,
+                     [this, id, name, life](const absl::StatusOr<ReplayProgress>& progress) {
+                       if (!progress.ok() || life != result_.crashes) return;
+                       // Stopped, perhaps, before it was durable that it began.
+                       replays_.push_back({id, name, *progress, progress->stopped});
+                     });
+  });
 }
 
 bool Sim::Replaying() {
   bool active = false;
   for (std::uint32_t id = 0; id < kPartitions; ++id) {
-    life_->shards.Post(PartitionId(id), [&active](Partition& partition) {
+    life_->shards.Post(PartitionId(id), [this, &active](Partition& partition) {
       for (const TriggerPlan& spec : Plans()) {
-        active = active || partition.ReplayOf(spec.name).active;
+        active = active || partition.ReplayOf(NameOf(spec.name)).active;
       }
     });
   }
@@ -157,7 +157,7 @@ void Sim::CheckReplays() {
     for (const EventRecordInfo& event : events) {
       if (event.run == 0 || event.run % kRunsPerReplay != 0) continue;
       for (const std::string& trigger : event.triggers) {
-        if (!runs.emplace(trigger, event.run, event.origin.value()).second) {
+        if (!runs.emplace(PlanOf(trigger), event.run, event.origin.value()).second) {
           return Fail(fmt::format("run {} of {}/{} for {} is in the log twice", event.run, id,
                                   event.origin.value(), trigger));
         }

@@ -24,9 +24,10 @@ const TriggerPlan& ApiPlan() {
 }
 
 std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
-                      std::string_view deliver_at) {
+                      std::string_view expires, std::string_view deliver_at) {
   EventBuilder builder(fmt::format("e{}", number), "/sim", type);
   if (!deliver_at.empty()) builder.Attribute(kDeliverAtAttribute, deliver_at);
+  if (!expires.empty()) builder.Attribute("expirytime", expires);
   if (!key.empty()) builder.Attribute("partitionkey", key);
   builder.Attribute("subject", number % 3 == 0 ? "third" : "other");
   builder.TextData(fmt::format("{{\"n\":{}}}", number));
@@ -36,7 +37,7 @@ std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_vi
 void SimWorker::Deliver(std::string_view, std::span<const OutgoingDelivery> deliveries) {
   for (const OutgoingDelivery& delivery : deliveries) {
     held.push_back({delivery.handle, delivery.token, delivery.id, delivery.offset,
-                    std::string(delivery.trigger_name), std::string(delivery.event),
+                    std::string(PlanOf(delivery.trigger_name)), std::string(delivery.event),
                     delivery.attempt});
     if (sim_.wrong_byte() && delivery.offset.value() % 16 == 15) {
       std::string bytes(delivery.event);
@@ -80,7 +81,8 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   const std::string event_id(view.id);
   CheckContent(view.id, delivery.event);
   CheckDue(view.id);
-  const std::string trigger(delivery.trigger_name);
+  const std::string trigger(PlanOf(delivery.trigger_name));
+  CheckExpiry(delivery, view);
   const auto [payload, fresh] =
       payload_.try_emplace({delivery.id.partition.value(), delivery.offset.value()}, event_id);
   if (!fresh && payload->second != event_id) {
@@ -120,7 +122,7 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
     // that is not settled.
     const bool first =
         seen_leases_.insert(fmt::format("{}@{}", id, delivery.token.value() >> 32)).second;
-    CheckKey(delivery, scope, id, first);
+    CheckKey(delivery, scope, id, first, !view.Text("expirytime").empty());
     if (first && delivery.id.run == 0) {
       Checked(SimCheck::kKeyOrder);
       const std::string epoch_scope = fmt::format("{}@{}", scope, delivery.token.value() >> 32);
@@ -147,7 +149,7 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
 // The key's order across attempts: a delivery that waits to be repeated, or has parked its key,
 // holds it.
 void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
-                   const std::string& id, bool first) {
+                   const std::string& id, bool first, bool expires) {
   const auto parked = parked_.find(scope);
   if (parked != parked_.end() && !park_full_) Checked(SimCheck::kParked);
   if (parked != parked_.end() && delivery.id.run == 0) {
@@ -159,14 +161,25 @@ void Sim::CheckKey(const OutgoingDelivery& delivery, const std::string& scope,
   }
   KeyHead& head = key_heads_[fmt::format("{}@{}", scope, delivery.token.value() >> 32)];
   const bool passes = delivery.id.run == 0 && first && !head.id.empty() && head.id != id &&
-                      head.attempt + storage_->failing_reads() < kAttempts && !log_damaged_ &&
-                      !suspends_;
+                      head.attempt + storage_->failing_reads() < kAttempts && !head.expires &&
+                      !log_damaged_ && !suspends_;
   if (passes) Checked(SimCheck::kKeyHeld);
   if (passes && !head.settled) {
     Fail(fmt::format("{}: {} leased, but {} is not settled (attempt {})", scope, id, head.id,
                      head.attempt));
   }
-  if (delivery.id.run == 0) head = {id, delivery.attempt, false};
+  if (delivery.id.run == 0) head = {id, delivery.attempt, false, expires};
+}
+
+// Between its lease and its arrival the clock may have gone on by two steps.
+void Sim::CheckExpiry(const OutgoingDelivery& delivery, const EventView& view) {
+  const std::string_view text = view.Text("expirytime");
+  if (text.empty() || delivery.id.run % kRunsPerReplay != 0 || suspends_ || clock_set_) return;
+  Checked(SimCheck::kExpiry);
+  if (clock_.Wall() >= *ParseRfc3339(text) + std::chrono::seconds(3)) {
+    Fail(fmt::format("{} was delivered at {} and expired at {}", FormatDeliveryId(delivery.id),
+                     FormatRfc3339(clock_.Wall()), text));
+  }
 }
 
 void Sim::NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
@@ -188,25 +201,30 @@ void Sim::NoteAnswer(const SimWorker::Held& held, const std::string& scope, cons
 void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan& plan,
                    std::vector<RouteSpec>& routes) {
   RouteSpec route;
-  route.name = spec.name;
+  route.name = NameOf(spec.name);
   if (spec.name == "some" && filter_) {
     route.filter = FilterFromJson(R"({"exact":{"subject":"third"}})").value();
   }
   routes.push_back(route);
   TriggerSpec trigger;
-  trigger.name = spec.name;
+  trigger.name = route.name;
+  if (renames_ && spec.name != ApiPlan().name) {
+    trigger.was = renamed_.contains(spec.name) ? spec.name : spec.name + kRenamed;
+  }
   trigger.policy.function = spec.name;
   trigger.policy.concurrency = spec.concurrency;
   trigger.policy.order = spec.order;
   trigger.from_start = spec.from_start;
   trigger.policy.timeout = std::chrono::seconds(5);
+  if (spec.name == "all" && backlog_max_ > 0) trigger.policy.backlog.size_max = backlog_max_;
   trigger.policy.retry.attempts_max = kAttempts;
   trigger.policy.retry.backoff = std::chrono::milliseconds(200);
   trigger.policy.on_exhausted = spec.park ? OnExhausted::kPark : OnExhausted::kSkip;
-  trigger.config_json = fmt::format("{{\"name\":\"{}{}\"}}", spec.name, version);
-  trigger.config_hash = fmt::format("{}{}", spec.name, version);
+  trigger.config_json = fmt::format("{{\"name\":\"{}{}\"}}", trigger.name, version);
+  trigger.config_hash = fmt::format("{}{}", trigger.name, version);
   plan.triggers.push_back(trigger);
-  plan.numbers.push_back(life_->dispatcher.SetTrigger(spec.name, spec.name, spec.concurrency));
+  plan.numbers.push_back(
+      life_->dispatcher.SetTrigger(trigger.name, spec.name, spec.concurrency, trigger.was));
 }
 
 std::shared_ptr<RoutePlan> Sim::MakePlan() {
@@ -284,6 +302,7 @@ void Sim::Crash() {
   api_busy_ = false;
   ++api_changes_;
   for (SimLane& lane : lanes_) lane.attached = false;
+  for (SimStream& stream : streams_) stream.order.reset();
   if (damage_ && Chance(30)) FlipBit();
   Start();
 }
@@ -303,70 +322,6 @@ void Sim::FlipBit() {
   for (const std::string& bytes : flipped->events) {
     EventView view;
     if (ParseEvent(bytes, view).ok()) lost_events_.emplace(view.id);
-  }
-}
-
-void Sim::Publish() {
-  if (!opened_) return;
-  const std::uint64_t count = 1 + random_.Below(6);
-  const std::uint64_t first_new = next_number_;
-  std::map<std::uint32_t, PublishBatch> batches;
-  std::map<std::uint32_t, std::vector<std::uint64_t>> numbers;
-  auto keep = std::make_shared<std::deque<std::string>>();
-  for (std::uint64_t i = 0; i < count; ++i) {
-    std::uint64_t number = next_number_;
-    if (dups_ && next_number_ > 0 && Chance(15)) {
-      number = random_.Below(next_number_);
-    } else {
-      ++next_number_;
-    }
-    const std::uint64_t key = number * 2654435761u % (keys_ + 1);
-    const std::string name = key == keys_ ? std::string() : fmt::format("k{}", key);
-    std::string deliver_at;
-    if (delays_ && number % 5 == 3) {
-      const WallTime at = clock_.Wall() + std::chrono::milliseconds(random_.Below(4000));
-      deliver_at = FormatRfc3339(at);
-      const auto [known, fresh] = deliver_.try_emplace(number, at);
-      if (!fresh) known->second = std::min(known->second, at);
-    }
-    const std::string_view type = number % 17 == 16 && poison_ ? "poison" : "plain";
-    keep->push_back(MakeEvent(number, name, type, deliver_at));
-    CheckContent(fmt::format("e{}", number), MakeEvent(number, name, type));
-    PublishedEvent event;
-    PartitionId home;
-    const absl::Status prepared =
-        PreparePublished(keep->back(), EventLimits(), 16, 7, kPartitions, event, home);
-    if (!prepared.ok()) {
-      Fail(fmt::format("prepare: {}", MessageOf(prepared)));
-      return;
-    }
-    event.index = static_cast<std::uint32_t>(i);
-    batches[home.value()].bytes += event.bytes.size();
-    batches[home.value()].events.push_back(std::move(event));
-    numbers[home.value()].push_back(number);
-  }
-  for (auto& [home, batch] : batches) {
-    batch.keep_alive = keep;
-    batch.done = [this, mine = numbers[home], first = first_new, changes = api_changes_,
-                  known = !api_busy_, matched = !api_told_.empty()](const PublishOutcome& outcome) {
-      if (!outcome.status.ok()) return;
-      for (const PublishVerdict& verdict : outcome.verdicts) {
-        if (!verdict.refusal.ok()) return;  // nothing is known then of which
-      }
-      for (const std::uint64_t number : mine) {
-        // What is to be delivered later is matched then.
-        if (known && changes == api_changes_ && number >= first && !answered_.contains(number) &&
-            !deliver_.contains(number)) {
-          api_expected_[number] = matched;
-        }
-        answered_[number] = true;
-      }
-      result_.published += mine.size();
-    };
-    if (options_.canary == SimCanary::kAnswerEarly) {
-      for (const std::uint64_t number : numbers[home]) answered_[number] = true;
-    }
-    (void)life_->shards.TryPublish(PartitionId(home), batch);
   }
 }
 
@@ -446,9 +401,7 @@ void Sim::AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy
   const Outcome outcome = answer.outcome;
   auto applied = std::make_shared<bool>(false);
   std::function<void()> confirmed;
-  // At the dead log's quota a rejected delivery stays, to be tried again.
-  const bool waits = std::holds_alternative<Reject>(outcome) && trims_ && letters_;
-  if (!std::holds_alternative<Retry>(outcome) && !waits) {
+  if (!std::holds_alternative<Retry>(outcome)) {
     const bool ack = std::holds_alternative<Ack>(outcome);
     if (options_.trace) fmt::print("  {} ends with outcome {}\n", id, outcome.index());
     confirmed = [this, applied, ack, mark, trigger = held.trigger,

@@ -41,7 +41,12 @@ struct TriggerPlan {
 const std::vector<TriggerPlan>& Plans();
 const TriggerPlan& ApiPlan();  // comes and goes by the API
 std::string MakeEvent(std::uint64_t number, std::string_view key, std::string_view type,
-                      std::string_view deliver_at = "");
+                      std::string_view expires = "", std::string_view deliver_at = "");
+// A trigger that was renamed has its plan's name and this.
+inline constexpr const char* kRenamed = "~";
+inline std::string_view PlanOf(std::string_view trigger) {
+  return trigger.substr(0, trigger.find('~'));
+}
 
 class Sim;
 
@@ -94,6 +99,19 @@ struct SimLane {
   bool under_way = false;
 };
 
+// A publisher's stream, and what of it was not answered OK.
+struct SimStream {
+  enum class State : std::uint8_t { kWaits, kSent, kRefused };
+  struct Item {
+    std::uint64_t number = 0;
+    State state = State::kWaits;
+  };
+  std::shared_ptr<StreamOrder> order;                  // of this connection
+  std::deque<std::pair<std::uint64_t, bool>> answers;  // on their way: number, taken
+  std::deque<Item> items;
+  std::vector<std::uint64_t> sent;  // all, in order
+};
+
 class Sim final : public PartitionObserver {
  public:
   explicit Sim(const BrokerSimOptions& options)
@@ -142,22 +160,34 @@ class Sim final : public PartitionObserver {
   }
   void Start();
   void Crash();
+  // broker_sim_publish.cc
   void Publish();
+  std::string ExpiryOf(std::uint64_t number);
+  void PublishInStream(SimStream& stream);
+  void HearInStream(SimStream& stream);
+  void SendInStream(SimStream& stream, std::uint64_t number);
+  void CheckStreams(const std::map<std::uint64_t, std::uint64_t>& places);
   void Answer(SimWorker& worker);
   void AnswerOne(SimWorker& worker, const SimWorker::Held& held, bool healthy);
   void Attach();
   void CheckBooks(bool drained);
   std::shared_ptr<RoutePlan> MakePlan();
   void Letters(bool redrive_all);
+  void DiscardLetter(Partition& partition, const LetterSummary& summary);
   bool Drained();
   void FailAtLetters();
   void Quiesce();
+  bool SendRest();
   void CheckCredit();
   std::uint32_t DrawSteps();
   void Step();
   void DetachWorker();
   void GhostAnswers();
   void Reload();
+  void Rename();
+  std::string NameOf(const std::string& plan) const {
+    return renamed_.contains(plan) ? plan + kRenamed : plan;
+  }
   void StandStill();
   void FlipBit();
   void Checked(SimCheck check) { ++result_.checks[static_cast<std::size_t>(check)]; }
@@ -170,7 +200,8 @@ class Sim final : public PartitionObserver {
   void NoteSchedules();
   void CheckSchedules();
   void CheckKey(const OutgoingDelivery& delivery, const std::string& scope, const std::string& id,
-                bool first);
+                bool first, bool expires);
+  void CheckExpiry(const OutgoingDelivery& delivery, const EventView& view);
   void NoteAnswer(const SimWorker::Held& held, const std::string& scope, const std::string& id,
                   const Outcome& outcome);
   void CheckAnswered();
@@ -208,16 +239,19 @@ class Sim final : public PartitionObserver {
   bool broken_ = false;  // the journal failed: this life is over
   std::uint64_t generation_ = 0;
   std::set<std::string> detached_;
+  std::set<std::string> renamed_;
   BrokerSimResult result_;
 
   // swarm
   bool crashes_ = true, deaths_ = true, fails_ = true, poison_ = true, reloads_ = true,
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
        clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
-       damage_ = true, routes_ = true, delays_ = true;
+       damage_ = true, routes_ = true, delays_ = true, expiry_ = true, streams_on_ = true,
+       renames_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
-  bool filter_ = false;  // the trigger "some" takes every third published event only
+  std::uint64_t backlog_max_ = 0;  // of the trigger "all", if not 0
+  bool filter_ = false;            // the trigger "some" takes every third published event only
 
   // The trigger of the API: of this life, what the partitions were told last.
   std::shared_ptr<const RoutePlan> plan_;
@@ -239,7 +273,11 @@ class Sim final : public PartitionObserver {
   // shadow
   std::vector<SimLane> lanes_{{{"lane", "0"}}, {{"lane", "1"}}, {{"other", ""}}};
   std::uint64_t next_number_ = 0;
-  std::map<std::uint64_t, bool> answered_;  // published number -> answered OK
+  std::vector<SimStream> streams_{2};
+  std::uint64_t next_stream_number_ = 5'000'000;
+  std::set<std::uint64_t> late_repeats_;          // sent when much time had passed
+  std::map<std::uint64_t, std::string> expires_;  // published number -> expirytime
+  std::map<std::uint64_t, bool> answered_;        // published number -> answered OK
   struct Runs {
     std::uint32_t executions = 0;
     std::uint64_t crashes_before = 0;  // its first one
@@ -251,6 +289,7 @@ class Sim final : public PartitionObserver {
     std::string id;
     std::uint32_t attempt = 0;
     bool settled = false;
+    bool expires = false;  // it may end unseen
   };
   std::map<std::string, KeyHead> key_heads_;  // by trigger/key/epoch
   struct Parked {

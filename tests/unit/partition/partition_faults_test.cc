@@ -223,6 +223,37 @@ TEST(PartitionFaultsTest, ALogAtItsRetentionSizeRefusesEventsLoudlyAndNamesTheTr
       << rig.warnings.back().second;
 }
 
+// Above `retention.size` schedules wait as sources do; the log would grow until the disk is full.
+TEST(PartitionFaultsTest, SchedulesWaitWhileTheLogIsAtItsRetentionSize) {
+  PartitionRig rig;
+  rig.partition_options.retention_bytes = 200 * 1024;
+  ScheduleSpec spec;
+  spec.name = "tick";
+  spec.cron = "@every 10s";
+  spec.missed = MissedPolicy::kAll;
+  ScheduleBinding binding;
+  binding.name = spec.name;
+  binding.schedule = *Schedule::Parse(spec);
+  binding.make_event = [](WallTime nominal, WallTime) {
+    return PartitionRig::MakeEvent(std::to_string(nominal.time_since_epoch().count()), "", 10);
+  };
+  rig.schedules.push_back(binding);
+  ASSERT_TRUE(rig.Start().ok());
+  int stored = 0;
+  while (stored < 100 && rig.Publish(std::to_string(stored), "", 8'000).ok()) ++stored;
+  ASSERT_LT(stored, 100);
+  const Offset end = rig.Snapshot().end;
+  for (int i = 0; i < 5; ++i) rig.Advance(10 * kASecond);
+  EXPECT_EQ(rig.Snapshot().end, end) << "something fired";
+  rig.Attach();
+  std::size_t fired = rig.DrainAll().size();
+  for (int i = 0; i < 5; ++i) {
+    rig.Advance(kASecond);
+    fired += rig.DrainAll().size();
+  }
+  EXPECT_EQ(fired, static_cast<std::size_t>(stored) + 5) << "each instant, late";
+}
+
 TEST(PartitionFaultsTest, F18ARepeatIsADuplicateWithinTheWindowAlsoAfterRestarts) {
   PartitionRig rig;
   rig.partition_options.dedupe_window = std::chrono::minutes(10);
@@ -400,176 +431,6 @@ TEST(PartitionDurabilityTest, ARefusedWriteIsNeverAnsweredWritten) {
   rig.Advance(kASecond);
   EXPECT_TRUE(rig.Publish("refused").ok());
   EXPECT_EQ(rig.Books().matched, 1u);
-}
-
-// The danger: one read that fails makes a dead letter of a delivery nobody has seen.
-TEST(PartitionDispatchTest, ADeliveryWhoseEventCouldNotBeReadOnceIsTriedAgain) {
-  PartitionRig rig;
-  rig.partition_options.cache_bytes_max = 0;
-  ASSERT_TRUE(rig.Start().ok());
-  ASSERT_TRUE(rig.Publish("a", "k").ok());
-  ASSERT_TRUE(rig.Publish("b", "k").ok());
-  rig.fs.Fail(Call::kRead, "log/", absl::InternalError("EIO"));
-  rig.Attach();
-  EXPECT_TRUE(rig.worker->held.empty());
-  EXPECT_EQ(rig.Snapshot().open_letters, 0U);
-  rig.Advance(600 * kASecond);
-  ASSERT_THAT(rig.worker->held, SizeIs(1));
-  EXPECT_EQ(rig.worker->held.front().attempt, 2U);
-  EXPECT_THAT(rig.DrainAll(), SizeIs(2));
-}
-
-// The danger: a letter without its event, which is trimmed from the log before the redrive.
-TEST(PartitionDispatchTest, ALetterWhoseEventCouldNotBeReadOnceHasIt) {
-  for (const int failing : {1, 5}) {
-    PartitionRig rig;
-    rig.triggers[0].policy.retry.attempts_max = 1;
-    rig.partition_options.cache_bytes_max = 0;
-    ASSERT_TRUE(rig.Start().ok());
-    ASSERT_TRUE(rig.Publish("a", "k").ok());
-    ASSERT_TRUE(rig.Publish("b", "k").ok());
-    rig.Attach(1);
-    ASSERT_THAT(rig.worker->held, SizeIs(1));
-    rig.fs.Fail(Call::kRead, "log/", absl::InternalError("EIO"), failing);
-    bool durable = false;
-    rig.Answer(Reject{"no"}, &durable);
-    for (int i = 0; i < 10 && !durable; ++i) rig.Advance(kASecond);
-    ASSERT_TRUE(durable);
-    std::optional<Letter> letter;
-    rig.shards->Post(PartitionId(0), [&](Partition& partition) {
-      partition.ReadLetter(partition.OpenLetters().at(0).id,
-                           [&](absl::StatusOr<Letter> read) { letter = *std::move(read); });
-    });
-    rig.Run();
-    ASSERT_TRUE(letter.has_value());
-    EXPECT_EQ(letter->event.empty(), failing == 5) << letter->message;
-  }
-}
-
-// The danger: what expired while it was taken is still thought to be ready; the credit that comes
-// free is kept for it, and the other partitions stand still.
-TEST(PartitionDispatchTest, WhatExpiredWhileItWasTakenKeepsNoCredit) {
-  PartitionRig rig;
-  rig.journal_options.partitions = rig.partition_options.partitions = 2;
-  rig.triggers[0].policy.backlog.age_max = std::chrono::milliseconds(50);
-  ASSERT_TRUE(rig.Start().ok());
-  rig.Attach(1);
-  rig.publish_to = PartitionId(1);
-  ASSERT_TRUE(rig.Publish("first").ok());
-  ASSERT_THAT(rig.worker->held, SizeIs(1));
-  rig.publish_to = PartitionId(0);
-  ASSERT_TRUE(rig.Publish("old").ok());
-  rig.clock.Advance(std::chrono::milliseconds(60));  // nothing looks in between
-  ASSERT_TRUE(rig.Publish("a").ok());
-  rig.publish_to = PartitionId(1);
-  ASSERT_TRUE(rig.Publish("b").ok());
-  ASSERT_TRUE(rig.Publish("c").ok());
-  rig.Answer(Ack{});
-  rig.Run();
-  std::vector<std::string> ran;
-  while (!rig.worker->held.empty()) {
-    ran.push_back(rig.worker->held.front().event);
-    rig.Answer(Ack{});
-    rig.Run();
-  }
-  EXPECT_THAT(ran, UnorderedElementsAre("a", "b", "c"));
-}
-
-// The danger: another trigger that settles the same event first makes it forget how often the chain
-// went round.
-TEST(PartitionDispatchTest, ALoopEndsAlsoBesideATriggerThatOnlyLooksOn) {
-  PartitionRig rig;
-  rig.partition_options.hops_max = 4;
-  rig.AddTrigger("looks");
-  ASSERT_TRUE(rig.Start().ok());
-  rig.Attach(100);
-  ASSERT_TRUE(rig.Publish("e0").ok());
-  int generations = 0;
-  while (generations < 20) {
-    rig.Run();
-    std::sort(rig.worker->held.begin(), rig.worker->held.end(),
-              [](const auto& a, const auto& b) { return a.trigger > b.trigger; });
-    if (rig.worker->held.size() < 2) break;
-    ASSERT_EQ(rig.worker->held.front().trigger, "looks");
-    rig.Answer(Ack{});
-    ASSERT_EQ(rig.worker->held.front().trigger, "all");
-    rig.Answer(Ack{}, nullptr,
-               {PartitionRig::MakeEvent("e" + std::to_string(++generations), "", 10)});
-  }
-  EXPECT_LE(generations, 4);
-  EXPECT_GE(generations, 3);
-}
-
-// The danger: a number that is not durable is given to another event after a crash, which its home
-// takes for the one it has.
-TEST(PartitionDispatchTest, WhatIsEmittedGoesToItsHomeWhenItIsDurable) {
-  PartitionRig rig;
-  rig.journal_options.partitions = rig.partition_options.partitions = 2;
-  ASSERT_TRUE(rig.Start().ok());
-  rig.Attach(100);
-  ASSERT_TRUE(rig.Publish("one").ok());
-  ASSERT_TRUE(rig.Publish("two").ok());
-  ASSERT_THAT(rig.worker->held, SizeIs(2));
-  const auto for_the_other = [](const std::string& id) {
-    for (int key = 0;; ++key) {
-      std::string bytes = PartitionRig::MakeEvent(id, std::to_string(key), 10);
-      EventView view;
-      EXPECT_TRUE(ParseEvent(bytes, view).ok());
-      if (PartitionOfEvent(view, 2) == PartitionId(1)) return bytes;
-    }
-  };
-  rig.Answer(Ack{}, nullptr, {for_the_other("first")});
-  rig.owner.RunUntilIdle();                               // its batch is with the committer
-  rig.Answer(Ack{}, nullptr, {for_the_other("second")});  // this turn comes before
-  rig.committer.RunUntilIdle();                           // what is told of the first batch
-  rig.owner.RunUntilIdle();
-  std::vector<PartitionSnapshot> all;
-  rig.shards->Snapshots([&](std::vector<PartitionSnapshot> taken) { all = std::move(taken); });
-  rig.owner.RunUntilIdle();
-  ASSERT_THAT(all, SizeIs(2));
-  EXPECT_EQ(all[1].end, Offset(1)) << "the second is not durable";
-  rig.Run();
-  rig.shards->Snapshots([&](std::vector<PartitionSnapshot> taken) { all = std::move(taken); });
-  rig.Run();
-  EXPECT_EQ(all[1].end, Offset(2));
-}
-
-TEST(PartitionDispatchTest, OnceDurableWaitsForTheDisk) {
-  PartitionRig rig;
-  ASSERT_TRUE(rig.Start().ok());
-  bool told = false;
-  rig.shards->Post(PartitionId(0), [&](Partition& partition) {
-    EXPECT_TRUE(partition.SetPaused("all", true).ok());
-    partition.OnceDurable([&] { told = true; });
-  });
-  rig.owner.RunUntilIdle();
-  EXPECT_FALSE(told);
-  rig.Run();
-  EXPECT_TRUE(told);
-}
-
-// The danger: a full trigger gets room between two requests of one stream, which are both in the
-// mailbox: the later one passes the one that was refused.
-TEST(PartitionDispatchTest, NothingOfAStreamPassesWhatWasRefusedForWantOfRoom) {
-  PartitionRig rig;
-  rig.triggers[0].policy.backlog.size_max = 1;
-  ASSERT_TRUE(rig.Start().ok());
-  rig.publish_in = std::make_shared<StreamOrder>(1);
-  rig.Attach(100);
-  ASSERT_TRUE(rig.Publish("a", "k").ok());
-  std::optional<PublishOutcome> b, c;
-  rig.Send("b", b, "k");
-  rig.owner.RunUntilIdle();
-  rig.Answer(Ack{});  // there is room again, and nobody was told of the refusal yet
-  rig.Send("c", c, "k");
-  rig.Run();
-  ASSERT_TRUE(b && c);
-  ASSERT_THAT(b->verdicts, SizeIs(1));
-  EXPECT_EQ(b->verdicts[0].refusal.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(c->status.code(), absl::StatusCode::kResourceExhausted) << "it passed the other";
-  rig.publish_in->Reset();
-  EXPECT_TRUE(rig.Publish("b", "k").ok());
-  EXPECT_EQ(rig.DrainAll(), std::vector<std::string>{"b"});
 }
 
 }  // namespace

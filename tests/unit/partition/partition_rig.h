@@ -162,9 +162,11 @@ class PartitionRig : public PartitionObserver {
     return Start();
   }
 
-  static std::string MakeEvent(const std::string& id, const std::string& key, std::size_t bytes) {
+  static std::string MakeEvent(const std::string& id, const std::string& key, std::size_t bytes,
+                               const std::string& expires = "") {
     EventBuilder builder(id, "/rig", "rig");
     if (!key.empty()) builder.Attribute("partitionkey", key);
+    if (!expires.empty()) builder.Attribute("expirytime", expires);
     builder.TextData(std::string(bytes, 'd'));
     return std::move(builder).Encode();
   }
@@ -173,7 +175,7 @@ class PartitionRig : public PartitionObserver {
   void Send(
       const std::string& id, std::optional<PublishOutcome>& answer, const std::string& key = "",
       std::size_t bytes = 10, std::function<void()> answered = [] {}) {
-    auto event_bytes = std::make_shared<std::string>(MakeEvent(id, key, bytes));
+    auto event_bytes = std::make_shared<std::string>(MakeEvent(id, key, bytes, expires));
     PublishBatch batch;
     PublishedEvent event;
     PartitionId home;
@@ -269,6 +271,7 @@ class PartitionRig : public PartitionObserver {
   std::vector<std::shared_ptr<const Filter>> filters;
   std::vector<ScheduleBinding> schedules;
   std::uint64_t generation = 0;
+  std::string expires;                      // expirytime of what is published
   PartitionId publish_to{0};                // whatever the key
   std::shared_ptr<StreamOrder> publish_in;  // null: each on its own
 
