@@ -451,6 +451,7 @@ struct Partition::Impl {
   std::int64_t last_command_us = 0;              // of the fires by command: each has its instant
   absl::flat_hash_map<std::string, std::uint64_t> overdue_told;  // by schedule: the run's offset
   std::set<Offset> superseded;  // fires of which something may be pending
+  Instant superseded_next{};    // when to look at them again
   Duration wall_offset{};       // wall minus monotonic, to notice that the wall clock was set
   std::map<PartitionId, std::uint64_t> forwarding;        // home -> last sequence under way
   std::map<PartitionId, std::size_t> forward_events_max;  // where fewer fit into a batch

@@ -12,6 +12,11 @@
 #include "broker/partition/partition_impl.h"
 
 namespace tocsin {
+namespace {
+
+constexpr std::size_t kTrackedFew = 1000;  // events whose settlement is told to somebody
+
+}  // namespace
 
 void Partition::Impl::RecordSchedule(RecordType type, const ScheduleRecord& record) {
   std::string body;
@@ -254,7 +259,11 @@ void Partition::Impl::Supersede(std::string_view name, std::optional<Offset> new
 
 // Deliveries that no queue holds yet (their event is not durable, or was skipped for want of room)
 // are dropped when it does.
+// Each look goes over all that is tracked: beside much of it, what stays (its trigger may be
+// detached for days) is looked at ten times a second.
 void Partition::Impl::DropSuperseded() {
+  if (state.tracked().size() > kTrackedFew && now < superseded_next) return;
+  superseded_next = now + std::chrono::milliseconds(100);
   std::vector<Action>& actions = action_scratch;
   for (auto offset = superseded.begin(); offset != superseded.end();) {
     const std::vector<Match> pending = state.PendingOf(*offset);
