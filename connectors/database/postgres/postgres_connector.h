@@ -4,6 +4,7 @@
 //   Connect: rights and publication -> which server, which slot, does the position fit
 //            -> START_REPLICATION at what is done
 //   Poll:    messages -> events; chunks of the snapshot; the heartbeat
+//            first of all what the state must no longer say, with the position
 //   Commit:  only then the slot is told, up to where all is durable
 //
 // confirmed_flush_lsn never passes a position that is durable: also while nothing of interest

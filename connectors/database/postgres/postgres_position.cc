@@ -90,8 +90,8 @@ PgVerdict JudgePgPosition(const PgPosition& position, const PgServerFacts& serve
   }
   if (slot.confirmed > position.done) {
     return {Kind::kGap, "T0221",
-            fmt::format("the slot was moved to {} by somebody else; it had been read up to {}; a "
-                        "gap is possible since {}",
+            fmt::format("the slot is at {}, what is known here ends at {}: somebody else read from "
+                        "it, or this broker's data are an older copy; a gap is possible since {}",
                         FormatLsn(slot.confirmed), at, at),
             position.done};
   }
