@@ -232,14 +232,14 @@ void Server::Impl::SnapshotSource(const v1::SnapshotSourceRequest& request, Snap
     wanted.after_gap = request.after_gap();
     const absl::Status fits = CheckPgSnapshotRequest(*spec, wanted);
     if (!fits.ok()) return done(fits);
-    std::string position = PositionOfSource(spec->name, *shards);
+    LaneState lane = StateOfSource(spec->name, *shards);
     // The server that is read may not answer for long, and others wait for this thread.
-    asker->Post([this, spec = *std::move(spec), wanted = std::move(wanted),
-                 position = std::move(position), done = std::move(done)]() mutable {
+    asker->Post([this, spec = *std::move(spec), wanted = std::move(wanted), lane = std::move(lane),
+                 done = std::move(done)]() mutable {
       PostgresSpec impatient = spec;
       impatient.timeout = std::min(impatient.timeout, kAskingMax);
       absl::StatusOr<PgSnapshotTables> found =
-          LookForPgSnapshot(impatient, wanted, position, clock,
+          LookForPgSnapshot(impatient, wanted, lane, clock,
                             [this] { return state.load() >= ServerState::kDraining; });
       control->Post([this, spec = std::move(spec), wanted = std::move(wanted),
                      found = std::move(found), done = std::move(done)]() mutable {

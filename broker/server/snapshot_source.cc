@@ -14,29 +14,23 @@ constexpr std::size_t kPutAtOnce = 2000;
 
 }  // namespace
 
-std::string PositionOfSource(const std::string& source, Shards& shards) {
-  std::promise<std::vector<PartitionSnapshot>> seen;
-  shards.Snapshots(
-      [&seen](std::vector<PartitionSnapshot> snapshots) { seen.set_value(std::move(snapshots)); });
-  for (const PartitionSnapshot& snapshot : seen.get_future().get()) {
-    for (const LaneStatus& lane : snapshot.lanes) {
-      if (lane.lane == LaneId{source, ""}) return lane.position;
-    }
-  }
-  return "";
+LaneState StateOfSource(const std::string& source, Shards& shards) {
+  const LaneId lane{source, ""};
+  std::promise<StoredLaneState> told;
+  shards.Post(PartitionOfLane(lane, shards.partition_count()), [&](Partition& partition) {
+    StoredLaneState stored = partition.AttachLane(lane, nullptr);
+    partition.DetachLane(lane);
+    told.set_value(std::move(stored));
+  });
+  StoredLaneState stored = told.get_future().get();
+  return {SourcePosition{std::move(stored.position)}, std::move(stored.entries)};
 }
 
 absl::Status AskForSnapshot(const std::string& source, const std::vector<std::string>& tables,
                             bool after_gap, Shards& shards) {
   const LaneId lane{source, ""};
   const PartitionId home = PartitionOfLane(lane, shards.partition_count());
-  std::promise<std::string> told;
-  shards.Post(home, [&](Partition& partition) {
-    std::string position = partition.AttachLane(lane, nullptr).position;
-    partition.DetachLane(lane);
-    told.set_value(std::move(position));
-  });
-  const std::string position = told.get_future().get();
+  const std::string position = StateOfSource(source, shards).position.value;
   const std::vector<LaneStatePut> puts = PgRequestPuts(tables, after_gap ? position : "");
   // A leave to pass a gap is the last: by then everything that is to be read is asked for.
   for (std::size_t next = 0; next < puts.size();) {

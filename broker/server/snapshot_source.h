@@ -10,11 +10,13 @@
 
 #include "absl/status/status.h"
 #include "broker/partition/shards.h"
+#include "connectors/source_connector.h"
 
 namespace tocsin {
 
-// The position of a source of one lane as it is now; empty if it has none. The lane may run.
-std::string PositionOfSource(const std::string& source, Shards& shards);
+// The state of the only lane of a source as it is now; empty if there is none. The lane may run, if
+// it is one that hears of no settlements.
+LaneState StateOfSource(const std::string& source, Shards& shards);
 
 // Asks for `tables`, and with `after_gap` that the gap behind the stored position may be passed
 // once. The lane is detached.

@@ -63,6 +63,7 @@ void PostgresConnector::Reset() {
   announce_ = SourceBatch();
   is_new_ = false;
   confirmed_ = written_ = told_done_ = 0;
+  restart_ = restart_then_ = told_restart_ = 0;
   failed_ = absl::OkStatus();
   gap_note_.clear();
   lag_note_.clear();
@@ -149,7 +150,8 @@ absl::StatusOr<PgPosition> PostgresConnector::FindPlace(const LaneState& restore
         "`tocsin sources forget {}` begins anew",
         position->slot, spec_.Slot(), spec_.name));
   } else {
-    const PgVerdict verdict = JudgePgPosition(*position, server, slot);
+    const PgVerdict verdict =
+        JudgePgPosition(*position, server, slot, PgRestartBefore(restored.entries));
     if (verdict.kind == PgVerdictKind::kGoesOn) {
       // A leave to pass a gap is not kept for one that may come.
       if (restored.entries.contains(std::string(kPgAfterGapKey))) {
@@ -173,7 +175,7 @@ absl::StatusOr<PgPosition> PostgresConnector::FindPlace(const LaneState& restore
     }
     // What a request that allowed it wants to be read is in the state already.
     for (const auto& [key, value] : restored.entries) {
-      if (again || key == kPgAfterGapKey) announce_.erases.push_back(key);
+      if (again || key == kPgAfterGapKey || key == kPgRestartKey) announce_.erases.push_back(key);
     }
     snapshot_.Start(restored.entries, again);
     found = Adopt(verdict, server, slot);
@@ -415,6 +417,12 @@ absl::StatusOr<SourceBatch> PostgresConnector::PollOnly(Instant until) {
 absl::Status PostgresConnector::Heartbeat(SourceBatch& batch) {
   next_heartbeat_ = clock().Monotonic() + spec_.heartbeat;
   TOCSIN_RETURN_IF_ERROR(LookAtSlot());
+  // What was there a heartbeat ago the server has saved by now: a crash does not take it back.
+  if (restart_then_ > told_restart_) {
+    batch.puts.push_back({std::string(kPgRestartKey), FormatLsn(restart_then_)});
+    told_restart_ = restart_then_;
+  }
+  restart_then_ = restart_;
   const Lsn done = stream_->position().done;
   if (done > told_done_) {
     batch.puts.push_back({std::string(kHeartbeatKey), FormatLsn(done)});
@@ -426,6 +434,7 @@ absl::Status PostgresConnector::LookAtSlot() {
   TOCSIN_ASSIGN_OR_RETURN(const PgSlotFacts slot, ReadSlot(*sql_, spec_.Slot()));
   TOCSIN_ASSIGN_OR_RETURN(const PgRows rows, sql_->Query("SELECT pg_current_wal_lsn()"));
   const Lsn end = ParseLsn(rows.Text(0, 0)).value_or(0);
+  restart_ = slot.restart;
   const Lsn done = stream_->position().done;
   const std::uint64_t lag = end - std::min(end, done);
   const std::uint64_t held =

@@ -77,6 +77,9 @@ class PostgresConnector : public BlockingConnector {
   Lsn confirmed_ = 0;     // durable
   Lsn written_ = 0;       // as the server knows it: received
   Lsn told_done_ = 0;     // the `done` of the position that was given last
+  Lsn restart_ = 0;       // of the slot, when it was looked at last
+  Lsn restart_then_ = 0;  // at the heartbeat before
+  Lsn told_restart_ = 0;
   Duration status_every_{};
   Instant next_status_{};
   Instant next_heartbeat_{};

@@ -27,9 +27,9 @@ std::string SomeOf(const std::vector<PgTable>& tables) {
 }
 
 // OK: the source stands at a gap that a decision may pass.
-absl::Status CheckGap(const PostgresSpec& spec, const std::string& text, PgLink& sql,
+absl::Status CheckGap(const PostgresSpec& spec, const LaneState& state, PgLink& sql,
                       const Clock& clock, const std::function<bool()>& cancelled) {
-  const std::optional<PgPosition> position = DecodePgPosition(text);
+  const std::optional<PgPosition> position = DecodePgPosition(state.position.value);
   if (!position || position->done == 0) {
     return absl::FailedPreconditionError("it has read nothing yet, so there is no gap to pass");
   }
@@ -43,7 +43,8 @@ absl::Status CheckGap(const PostgresSpec& spec, const std::string& text, PgLink&
                           PgLink::Open(spec, clock, PgLink::Use::kReplication, cancelled));
   TOCSIN_ASSIGN_OR_RETURN(const PgServerFacts server, ReadServer(*link));
   TOCSIN_ASSIGN_OR_RETURN(const PgSlotFacts slot, ReadSlot(sql, spec.Slot()));
-  const PgVerdict verdict = JudgePgPosition(*position, server, slot);
+  const PgVerdict verdict =
+      JudgePgPosition(*position, server, slot, PgRestartBefore(state.entries));
   switch (verdict.kind) {
     case PgVerdictKind::kGap:
       return absl::OkStatus();
@@ -146,14 +147,14 @@ absl::StatusOr<std::string> CheckPostgres(const PostgresSpec& spec, const Clock&
 
 absl::StatusOr<PgSnapshotTables> LookForPgSnapshot(const PostgresSpec& spec,
                                                    const PgSnapshotRequest& request,
-                                                   const std::string& position, const Clock& clock,
+                                                   const LaneState& state, const Clock& clock,
                                                    const std::function<bool()>& cancelled) {
   TOCSIN_RETURN_IF_ERROR(CheckPgSnapshotRequest(spec, request));
   const auto look = [&]() -> absl::StatusOr<PgSnapshotTables> {
     TOCSIN_ASSIGN_OR_RETURN(const std::unique_ptr<PgLink> link,
                             PgLink::Open(spec, clock, PgLink::Use::kQueries, cancelled));
     if (request.after_gap) {
-      TOCSIN_RETURN_IF_ERROR(CheckGap(spec, position, *link, clock, cancelled));
+      TOCSIN_RETURN_IF_ERROR(CheckGap(spec, state, *link, clock, cancelled));
     }
     return FindTables(spec, request, *link);
   };

@@ -29,7 +29,7 @@ struct PgSnapshotTables {
 };
 
 // Whether the source and the server can do what is asked: which tables, the rights, the gap.
-// `position` is the lane's. Blocks until `cancelled` at the longest, changes nothing.
+// `state` is the lane's. Blocks until `cancelled` at the longest, changes nothing.
 //   those of CheckPgSnapshotRequest()
 //   kNotFound            a table that is not there, or not published
 //   kFailedPrecondition  no right, no primary key, no gap, or one that is never passed; the server
@@ -37,7 +37,7 @@ struct PgSnapshotTables {
 //   kCancelled
 absl::StatusOr<PgSnapshotTables> LookForPgSnapshot(const PostgresSpec& spec,
                                                    const PgSnapshotRequest& request,
-                                                   const std::string& position, const Clock& clock,
+                                                   const LaneState& state, const Clock& clock,
                                                    const std::function<bool()>& cancelled);
 
 }  // namespace tocsin

@@ -465,14 +465,14 @@ TEST(PgPositionTest, WhatDoesNotFitIsSaidWithThePlace) {
   slot.there = true;
   slot.confirmed = 0x200;
   using Kind = PgVerdictKind;
-  EXPECT_EQ(JudgePgPosition(Place(), server, slot).kind, Kind::kGoesOn);
+  EXPECT_EQ(JudgePgPosition(Place(), server, slot, 0).kind, Kind::kGoesOn);
   slot.confirmed = 0x100;  // what was confirmed last did not arrive
-  EXPECT_EQ(JudgePgPosition(Place(), server, slot).kind, Kind::kGoesOn);
+  EXPECT_EQ(JudgePgPosition(Place(), server, slot, 0).kind, Kind::kGoesOn);
   const auto judge = [&](auto change) {
     PgServerFacts other = server;
     PgSlotFacts moved = slot;
     change(other, moved);
-    return JudgePgPosition(Place(), other, moved);
+    return JudgePgPosition(Place(), other, moved, 0);
   };
   const auto ahead = judge([](auto&, auto& s) { s.confirmed = 0x300; });
   EXPECT_EQ(ahead.kind, Kind::kGap);
@@ -482,6 +482,14 @@ TEST(PgPositionTest, WhatDoesNotFitIsSaidWithThePlace) {
   EXPECT_EQ(std::string(judge([](auto&, auto& s) { s.wal_status = "lost"; }).code), "T0220");
   EXPECT_EQ(judge([](auto& f, auto&) { f.end = 0x150; }).kind, Kind::kGap);
   EXPECT_EQ(judge([](auto& f, auto&) { f.timeline = 4; }).kind, Kind::kGap);
+  // It had written on before it was seen again: its end says nothing, the slot does.
+  slot.confirmed = slot.restart = 0x180;
+  EXPECT_EQ(JudgePgPosition(Place(), server, slot, 0x180).kind, Kind::kGoesOn);
+  const PgVerdict older = JudgePgPosition(Place(), server, slot, 0x190);
+  EXPECT_EQ(older.kind, Kind::kGap);
+  EXPECT_EQ(older.since, 0x180U);
+  EXPECT_EQ(PgRestartBefore({{std::string(kPgRestartKey), "1/90"}}), 0x1'0000'0090U);
+  EXPECT_EQ(PgRestartBefore({{"heartbeat", "1/90"}}), 0U);
   EXPECT_EQ(judge([](auto& f, auto&) { f.system = "8"; }).kind, Kind::kAnother);
   EXPECT_EQ(judge([](auto& f, auto&) { f.database = "c"; }).kind, Kind::kAnother);
 }
