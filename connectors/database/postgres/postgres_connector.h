@@ -9,7 +9,11 @@
 //
 // confirmed_flush_lsn never passes a position that is durable: also while nothing of interest
 // comes, the heartbeat first makes the new position durable, then confirms it. What the slot has
-// confirmed beyond the position was confirmed by somebody else, so it is a gap.
+// confirmed beyond the position was confirmed by somebody else, so it is a gap. So is a slot that
+// needs the log from further back than it once did: its server is an older copy.
+//
+// A gap ends Connect(), unless the options or a request in the lane's state (postgres_request.h)
+// let it pass; then the first batch has the new place and takes the request back.
 //
 // Threading: as BlockingConnector says; the snapshot reads on a thread of its own.
 
