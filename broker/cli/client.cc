@@ -291,6 +291,12 @@ absl::StatusOr<v1::ForgetSourceResponse> Client::ForgetSource(
                       request);
 }
 
+absl::StatusOr<v1::SnapshotSourceResponse> Client::SnapshotSource(
+    const v1::SnapshotSourceRequest& request) {
+  return impl_->Unary(fmt::format("source {}", request.name()), &v1::Admin::Stub::SnapshotSource,
+                      request);
+}
+
 absl::StatusOr<v1::ListWorkersResponse> Client::ListWorkers() {
   return impl_->Unary("list workers", &v1::Admin::Stub::ListWorkers, v1::ListWorkersRequest());
 }

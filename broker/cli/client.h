@@ -71,6 +71,8 @@ class Client {
       const v1::SetTriggerStateRequest& request);
   absl::StatusOr<v1::ListSourcesResponse> ListSources();
   absl::StatusOr<v1::ForgetSourceResponse> ForgetSource(const v1::ForgetSourceRequest& request);
+  absl::StatusOr<v1::SnapshotSourceResponse> SnapshotSource(
+      const v1::SnapshotSourceRequest& request);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
   absl::StatusOr<v1::ReloadResponse> Reload();
   absl::StatusOr<v1::AddSchedulesResponse> AddSchedules(const v1::AddSchedulesRequest& request);

@@ -1,4 +1,4 @@
-// tocsin sources [list|forget|check].
+// tocsin sources [list|check|snapshot|forget].
 
 #include <fmt/format.h>
 
@@ -20,6 +20,12 @@ struct ForgetFlags : SessionFlags {
   std::string name;
   bool dry_run = false;
   bool yes = false;
+};
+
+struct SnapshotFlags : SessionFlags {
+  std::string name;
+  std::vector<std::string> tables;
+  bool after_gap = false;
 };
 
 struct CheckFlags {
@@ -85,6 +91,50 @@ int Forget(Console& console, const ForgetFlags& flags) {
   });
 }
 
+template <typename Names>
+std::string Joined(const Names& names) {
+  std::string out;
+  for (const std::string& name : names) out += (out.empty() ? "" : ", ") + Clean(name);
+  return out;
+}
+
+void Report(Console& console, const SnapshotFlags& flags,
+            const v1::SnapshotSourceResponse& answer) {
+  if (flags.output.json()) {
+    JsonWriter json;
+    json.Object().Field("name", flags.name).Key("tables").Array();
+    for (const std::string& table : answer.tables()) json.Value(table);
+    json.End().Key("keyless").Array();
+    for (const std::string& table : answer.keyless()) json.Value(table);
+    json.End().Field("after_gap", flags.after_gap).End();
+    console.Out(json);
+    return;
+  }
+  console.Out(fmt::format("{}: {}reads {} again\n", Clean(flags.name),
+                          flags.after_gap ? "goes on behind the gap and " : "",
+                          Joined(answer.tables())));
+  if (!answer.keyless().empty()) {
+    console.Note(fmt::format("without a primary key and not read: {}", Joined(answer.keyless())));
+  }
+}
+
+int Snapshot(Console& console, const SnapshotFlags& flags) {
+  if (flags.after_gap && !flags.tables.empty()) {
+    return console.FailUsage("sources snapshot",
+                             "--after-gap reads every table: leave --table out");
+  }
+  return WithClient(console, flags.connection, [&](Client& client) {
+    v1::SnapshotSourceRequest request;
+    request.set_name(flags.name);
+    for (const std::string& table : flags.tables) request.add_tables(table);
+    request.set_after_gap(flags.after_gap);
+    const auto answer = client.SnapshotSource(request);
+    if (!answer.ok()) return console.Fail(answer.status());
+    Report(console, flags, *answer);
+    return kExitOk;
+  });
+}
+
 int Check(Console& console, const CheckFlags& flags) {
   std::vector<ConfigError> errors;
   const auto config = LoadConfig(flags.config, SystemConfigEnvironment(), &errors);
@@ -128,7 +178,7 @@ int Check(Console& console, const CheckFlags& flags) {
 
 void AddSources(Command& root) {
   Command& command =
-      root.Add("sources", "show the sources and how far they have come; check, forget",
+      root.Add("sources", "show the sources and how far they have come; check, snapshot, forget",
                "tocsin sources -o json\ntocsin sources check -c tocsin.yaml");
   auto flags = std::make_shared<SessionFlags>();
   AddSession(command, *flags);
@@ -156,6 +206,20 @@ void AddSources(Command& root) {
                                .required = false});
   AddOutput(check, check_flags->output);
   check.run = [check_flags](Console& console) { return Check(console, *check_flags); };
+
+  Command& snapshot = command.Add(
+      "snapshot", "read the tables of a postgres source again, as events, beside their changes",
+      "tocsin sources snapshot shop --table public.orders\n"
+      "tocsin sources snapshot shop --after-gap");
+  auto snapshot_flags = std::make_shared<SnapshotFlags>();
+  snapshot.positionals.push_back({"NAME", &snapshot_flags->name, "the source", {}, true, false});
+  snapshot.options.push_back({"--table", &snapshot_flags->tables, "SCHEMA.TABLE",
+                              "only this table; may be given again (default all of the source)"});
+  snapshot.options.push_back({"--after-gap", &snapshot_flags->after_gap, "",
+                              "of a source that stands at a gap: go on behind it, this once, and "
+                              "read every table"});
+  AddSession(snapshot, *snapshot_flags);
+  snapshot.run = [snapshot_flags](Console& console) { return Snapshot(console, *snapshot_flags); };
 
   Command& forget =
       command.Add("forget", "forget how far a source has come; if it is configured, it begins anew",

@@ -310,6 +310,20 @@ grpc::ServerUnaryReactor* AdminService::ForgetSource(grpc::CallbackServerContext
   return reactor;
 }
 
+grpc::ServerUnaryReactor* AdminService::SnapshotSource(grpc::CallbackServerContext* context,
+                                                       const v1::SnapshotSourceRequest* request,
+                                                       v1::SnapshotSourceResponse* response) {
+  grpc::ServerUnaryReactor* refused = nullptr;
+  grpc::ServerUnaryReactor* reactor = Admit(context, "reading the tables of a source", &refused);
+  if (reactor == nullptr) return refused;
+  ports_.host.SnapshotSource(*request,
+                             [reactor, response](absl::StatusOr<v1::SnapshotSourceResponse> asked) {
+                               if (asked.ok()) *response = *std::move(asked);
+                               reactor->Finish(ToGrpcStatus(asked.status()));
+                             });
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* AdminService::ListWorkers(grpc::CallbackServerContext* context,
                                                     const v1::ListWorkersRequest*,
                                                     v1::ListWorkersResponse* response) {

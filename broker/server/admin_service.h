@@ -58,6 +58,9 @@ class AdminHost {
   // Its lanes begin anew, at once if it is configured. See ForgetLanes().
   using ForgetDone = absl::AnyInvocable<void(absl::StatusOr<v1::ForgetSourceResponse>)>;
   virtual void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) = 0;
+  // Tables are read again, beside the changes; durable at `done`. See LookForPgSnapshot().
+  using SnapshotDone = absl::AnyInvocable<void(absl::StatusOr<v1::SnapshotSourceResponse>)>;
+  virtual void SnapshotSource(const v1::SnapshotSourceRequest& request, SnapshotDone done) = 0;
   // All triggers in force, those of the file first.
   virtual std::vector<PlannedRoute> Routes() const = 0;
   // `text` as ParseTriggers() takes it, `file` its name in errors. `done` when they are durable and
@@ -102,6 +105,9 @@ class AdminService final : public v1::Admin::CallbackService {
   grpc::ServerUnaryReactor* ForgetSource(grpc::CallbackServerContext* context,
                                          const v1::ForgetSourceRequest* request,
                                          v1::ForgetSourceResponse* response) override;
+  grpc::ServerUnaryReactor* SnapshotSource(grpc::CallbackServerContext* context,
+                                           const v1::SnapshotSourceRequest* request,
+                                           v1::SnapshotSourceResponse* response) override;
   grpc::ServerUnaryReactor* ListSources(grpc::CallbackServerContext* context,
                                         const v1::ListSourcesRequest* request,
                                         v1::ListSourcesResponse* response) override;

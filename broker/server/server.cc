@@ -191,6 +191,7 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
   dispatcher = std::make_unique<Dispatcher>(*shards, *shards);
   shards->SetDispatcher(*dispatcher);
   builder = std::make_unique<ThreadExecutor>("routes", clock);
+  asker = std::make_unique<ThreadExecutor>("asker", clock);
   registry = std::make_unique<TriggerRegistry>(
       TriggerRegistry::Ports{.shards = *shards, .dispatcher = *dispatcher, .builder = *builder});
   sources =
@@ -423,6 +424,7 @@ absl::Status Server::Impl::Drain(Duration within) {
   clock_watch.reset();
   if (http != nullptr) http->Stop();
   if (local != nullptr) local->Stop(kSupervisorEndsWithin);
+  if (asker != nullptr) asker->Stop();
   if (control != nullptr) control->Stop();
   if (builder != nullptr) builder->Stop();
   absl::Status closed;

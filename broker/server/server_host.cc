@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 #include <variant>
 
@@ -11,9 +12,16 @@
 #include "broker/server/forget_source.h"
 #include "broker/server/plan_builder.h"
 #include "broker/server/server_impl.h"
+#include "broker/server/snapshot_source.h"
+#include "broker/server/source_kinds.h"
+#include "connectors/database/postgres/postgres_source.h"
+#include "connectors/source_runner.h"
 
 namespace tocsin {
 namespace {
+
+// Within what the command waits for an answer.
+constexpr Duration kAskingMax = std::chrono::seconds(5);
 
 std::string_view StateName(ServerState state) {
   switch (state) {
@@ -154,6 +162,99 @@ void Server::Impl::ForgetSource(const std::string& name, bool dry_run, ForgetDon
     response.set_entries(forgotten->entries);
     response.set_configured(configured);
     done(std::move(response));
+  });
+}
+
+absl::StatusOr<PostgresSpec> Server::Impl::SpecToRead(const v1::SnapshotSourceRequest& request) {
+  MutexLock lock(reload_mutex);
+  const auto found =
+      std::find_if(config.sources.begin(), config.sources.end(),
+                   [&](const SourceConfig& source) { return source.name == request.name(); });
+  if (found == config.sources.end()) {
+    return absl::NotFoundError(
+        "there is no source of that name in the configuration; `tocsin sources` lists what there "
+        "is");
+  }
+  const auto* spec = std::get_if<PostgresSpec>(&found->spec);
+  if (spec == nullptr) {
+    return absl::FailedPreconditionError(
+        fmt::format("it is of kind {}: only those of kind postgres have tables to read again",
+                    KindOfSource(found->spec)));
+  }
+  if (!request.after_gap()) return *spec;
+  v1::ListSourcesResponse told;
+  sources->Describe(told);
+  for (const v1::SourceStatus& status : told.sources()) {
+    const bool runs = status.state() == SourceStateName(SourceState::kRunning) ||
+                      status.state() == SourceStateName(SourceState::kFull);
+    if (status.name() == request.name() && runs) {
+      return absl::FailedPreconditionError(fmt::format(
+          "it runs: there is no gap to pass; `tocsin sources snapshot {}` reads the tables again "
+          "beside the changes",
+          request.name()));
+    }
+  }
+  return *spec;
+}
+
+absl::Status Server::Impl::ReadAgain(const PostgresSpec& spec,
+                                     const std::vector<std::string>& tables, bool after_gap) {
+  MutexLock lock(reload_mutex);
+  if (state.load() >= ServerState::kDraining) {
+    return absl::UnavailableError("the broker is stopping");
+  }
+  const bool same = std::any_of(config.sources.begin(), config.sources.end(),
+                                [&spec](const SourceConfig& source) {
+                                  const auto* now = std::get_if<PostgresSpec>(&source.spec);
+                                  return source.name == spec.name && now != nullptr && *now == spec;
+                                });
+  if (!same) {
+    return absl::AbortedError(
+        "the configuration was reloaded meanwhile: nothing was changed, ask "
+        "again");
+  }
+  sources->StopOne(spec.name);
+  const absl::Status asked = AskForSnapshot(spec.name, tables, after_gap, *shards);
+  sources->Apply(config.sources);
+  if (asked.ok()) {
+    log.Info(fmt::format("source `{}`: {} tables are read again{}", spec.name, tables.size(),
+                         after_gap ? ", behind a gap that may be passed once" : ""));
+  }
+  return asked;
+}
+
+void Server::Impl::SnapshotSource(const v1::SnapshotSourceRequest& request, SnapshotDone done) {
+  control->Post([this, request, done = std::move(done)]() mutable {
+    absl::StatusOr<PostgresSpec> spec = SpecToRead(request);
+    if (!spec.ok()) return done(spec.status());
+    PgSnapshotRequest wanted;
+    wanted.tables.assign(request.tables().begin(), request.tables().end());
+    wanted.after_gap = request.after_gap();
+    const absl::Status fits = CheckPgSnapshotRequest(*spec, wanted);
+    if (!fits.ok()) return done(fits);
+    LaneState lane = StateOfSource(spec->name, *shards);
+    // The server that is read may not answer for long, and others wait for this thread.
+    asker->Post([this, spec = *std::move(spec), wanted = std::move(wanted), lane = std::move(lane),
+                 done = std::move(done)]() mutable {
+      PostgresSpec impatient = spec;
+      impatient.timeout = std::min(impatient.timeout, kAskingMax);
+      absl::StatusOr<PgSnapshotTables> found =
+          LookForPgSnapshot(impatient, wanted, lane, clock,
+                            [this] { return state.load() >= ServerState::kDraining; });
+      control->Post([this, spec = std::move(spec), wanted = std::move(wanted),
+                     found = std::move(found), done = std::move(done)]() mutable {
+        if (absl::IsCancelled(found.status())) {
+          return done(absl::UnavailableError("the broker is stopping"));
+        }
+        if (!found.ok()) return done(found.status());
+        const absl::Status asked = ReadAgain(spec, found->read, wanted.after_gap);
+        if (!asked.ok()) return done(asked);
+        v1::SnapshotSourceResponse response;
+        for (const std::string& table : found->read) response.add_tables(table);
+        for (const std::string& table : found->keyless) response.add_keyless(table);
+        done(std::move(response));
+      });
+    });
   });
 }
 

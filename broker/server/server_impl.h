@@ -59,6 +59,12 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
 
   absl::Status Drain(Duration within);
   ReloadReport ReloadNow();
+  // Whether a snapshot of it can be asked for, as far as we know ourselves; and its options.
+  absl::StatusOr<PostgresSpec> SpecToRead(const v1::SnapshotSourceRequest& request)
+      ABSL_LOCKS_EXCLUDED(reload_mutex);
+  // The server that is read has said yes: the source is stopped, its state changed, and started.
+  absl::Status ReadAgain(const PostgresSpec& spec, const std::vector<std::string>& tables,
+                         bool after_gap) ABSL_LOCKS_EXCLUDED(reload_mutex);
   // Every zones_every: plans anew where the tz database was updated beneath a schedule.
   void WatchTimeZones();
   void OnHttp(const HttpRequest& request, HttpServer::Reply reply);
@@ -73,6 +79,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::string RunsDir() const override { return runs_dir; }
   void Reload(absl::AnyInvocable<void(ReloadReport)> done) override;
   void ForgetSource(const std::string& name, bool dry_run, ForgetDone done) override;
+  void SnapshotSource(const v1::SnapshotSourceRequest& request, SnapshotDone done) override;
   std::vector<PlannedRoute> Routes() const override;
   void ApplyTriggers(std::string text, std::string file, bool dry_run,
                      absl::AnyInvocable<void(absl::StatusOr<ReloadReport>)> done) override;
@@ -145,6 +152,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   std::vector<std::unique_ptr<ThreadExecutor>> shard_threads;
   std::unique_ptr<ThreadExecutor> control;
   std::unique_ptr<ThreadExecutor> builder;  // compiles routes
+  std::unique_ptr<ThreadExecutor> asker;    // asks outside systems, which may block for seconds
   std::unique_ptr<TriggerRegistry> registry;
   std::unique_ptr<SourceSet> sources;
   std::unique_ptr<GrpcListener> listener;

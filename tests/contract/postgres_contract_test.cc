@@ -3,13 +3,18 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "broker/base/system_clock.h"
 #include "broker/base/thread_executor.h"
+#include "connectors/database/postgres/postgres_position.h"
+#include "connectors/database/postgres/postgres_request.h"
 #include "connectors/database/postgres/postgres_source.h"
 #include "tests/contract/source_contract.h"
 #include "tests/contract/source_mailbox.h"
@@ -126,6 +131,169 @@ TEST(PostgresLargeRows, BatchesFitTheJournal) {
   EXPECT_GE(read.size(), 6U);
   for (const auto& [key, count] : created) EXPECT_EQ(count, 1) << "row " << key;
   for (const auto& [key, count] : read) EXPECT_EQ(count, 1) << "row " << key;
+}
+
+// What the broker keeps of the lane, and the rows of snapshots that it was given.
+class KeptLane {
+ public:
+  explicit KeptLane(PostgresRig& rig) : rig_(rig) {}
+
+  // A new connector, onto what is kept.
+  absl::Status Connect() {
+    connector_ = &rig_.Restart();
+    std::optional<absl::Status> connected;
+    connector_->Connect(state, [&](absl::Status status) { connected = std::move(status); });
+    EXPECT_TRUE(rig_.RunUntil([&] { return connected.has_value(); }));
+    return connected.value_or(absl::DeadlineExceededError("no answer"));
+  }
+
+  SourceBatch Poll() {
+    std::optional<absl::StatusOr<SourceBatch>> polled;
+    connector_->Poll(std::chrono::milliseconds(50),
+                     [&](absl::StatusOr<SourceBatch> batch) { polled = std::move(batch); });
+    EXPECT_TRUE(rig_.RunUntil([&] { return polled.has_value(); }));
+    if (!polled || !polled->ok()) {
+      ADD_FAILURE() << (polled ? polled->status() : absl::DeadlineExceededError("no answer"));
+      return {};
+    }
+    SourceBatch batch = **std::move(polled);
+    if (batch.empty()) return batch;
+    state.position = batch.position;
+    for (const LaneStatePut& put : batch.puts) state.entries[put.key] = put.value;
+    for (const std::string& key : batch.erases) state.entries.erase(key);
+    for (const Event& event : batch.events) {
+      if (event.View().type != "dev.tocsin.row.read") continue;
+      reads.push_back(std::string(event.View().Text("subject")) + "/" +
+                      std::string(event.View().PartitionKey()));
+      EXPECT_TRUE(ids.insert(std::string(event.View().id)).second) << event.View().id;
+    }
+    return batch;
+  }
+
+  // Polls until the snapshots of these tables are done; the rows that came since, sorted.
+  std::vector<std::string> ReadUntilDone(const std::vector<std::string>& tables) {
+    reads.clear();
+    const auto done = [&] {
+      return std::all_of(tables.begin(), tables.end(), [&](const std::string& table) {
+        const auto found = state.entries.find("table " + table);
+        return found != state.entries.end() && found->second == "done";
+      });
+    };
+    for (int i = 0; i < 200 && !done(); ++i) Poll();
+    EXPECT_TRUE(done());
+    Poll();
+    std::sort(reads.begin(), reads.end());
+    return reads;
+  }
+
+  void Ask(const std::vector<std::string>& tables, const std::string& position = "") {
+    for (const LaneStatePut& put : PgRequestPuts(tables, position)) {
+      state.entries[put.key] = put.value;
+    }
+  }
+
+  LaneState state;
+  std::vector<std::string> reads;
+  std::set<std::string> ids;  // of reads
+
+ private:
+  PostgresRig& rig_;
+  SourceConnector* connector_ = nullptr;
+};
+
+using Rows = std::vector<std::string>;
+
+TEST(PostgresRequest, TablesThatAreAskedForAreReadAgainWithOtherIds) {
+  PostgresRig rig;
+  rig.spec().snapshot = PgSnapshot::kInitial;
+  rig.spec().tables = {"public.things", "public.others"};
+  rig.Do("CREATE TABLE others (id int PRIMARY KEY)");
+  rig.Do("INSERT INTO others VALUES (1), (2)");
+  rig.Produce(3);
+  const Rows others = {"public.others/1", "public.others/2"};
+  const Rows things = {"public.things/1", "public.things/2", "public.things/3"};
+  Rows all = others;
+  all.insert(all.end(), things.begin(), things.end());
+  KeptLane lane(rig);
+  ASSERT_TRUE(lane.Connect().ok());
+  EXPECT_EQ(lane.ReadUntilDone({"public.things", "public.others"}), all);
+  lane.Ask({"public.others"});
+  ASSERT_TRUE(lane.Connect().ok());
+  EXPECT_EQ(lane.ReadUntilDone({"public.others"}), others);
+  // Also where none is read by itself.
+  rig.spec().snapshot = PgSnapshot::kNever;
+  lane.Ask({"public.things"});
+  ASSERT_TRUE(lane.Connect().ok());
+  EXPECT_EQ(lane.ReadUntilDone({"public.things"}), things);
+  // And before anything else was read, of a lane that only has the request.
+  lane.state = LaneState();
+  lane.Ask({"public.others"});
+  ASSERT_TRUE(lane.Connect().ok());
+  EXPECT_EQ(lane.ReadUntilDone({"public.others"}), others);
+  EXPECT_FALSE(lane.state.entries.contains("table public.things"));
+}
+
+TEST(PostgresRequest, SnapshotThatIsUnderWayBeginsAnew) {
+  PostgresRig rig;
+  rig.spec().snapshot = PgSnapshot::kInitial;
+  rig.spec().chunk_rows = 2;
+  rig.Produce(5);
+  KeptLane lane(rig);
+  ASSERT_TRUE(lane.Connect().ok());
+  const std::string& state = lane.state.entries["table public.things"];
+  for (int i = 0; i < 200 && !state.starts_with("at ["); ++i) lane.Poll();
+  ASSERT_TRUE(state.starts_with("at [")) << state;
+  lane.Ask({"public.things"});
+  ASSERT_TRUE(lane.Connect().ok());
+  EXPECT_EQ(lane.ReadUntilDone({"public.things"}).size(), 5U);
+}
+
+// To go on silently behind a gap, or behind the next one by the leave of the last, loses changes.
+TEST(PostgresRequest, GapIsPassedOnceAndWhatIsThereReadAgain) {
+  PostgresRig rig;
+  rig.spec().snapshot = PgSnapshot::kInitial;
+  rig.Produce(1);
+  KeptLane lane(rig);
+  ASSERT_TRUE(lane.Connect().ok());
+  EXPECT_EQ(lane.ReadUntilDone({"public.things"}), Rows{"public.things/1"});
+  const auto lose_a_row = [&rig] {
+    rig.Restart();  // nobody reads the slot
+    rig.Produce(1);
+    rig.Do(fmt::format("SELECT pg_replication_slot_advance('{}', pg_current_wal_lsn())",
+                       rig.spec().slot));
+  };
+  const auto stands = [&lane] {
+    const absl::Status status = lane.Connect();
+    return absl::IsFailedPrecondition(status) &&
+           status.message().find("sources snapshot contract --after-gap") != std::string::npos;
+  };
+  lose_a_row();
+  EXPECT_TRUE(stands());
+  lane.Ask({"public.things"}, lane.state.position.value + " of another time");
+  EXPECT_TRUE(stands());
+  lane.Ask({"public.things"}, lane.state.position.value);
+  const Lsn before = DecodePgPosition(lane.state.position.value)->done;
+  ASSERT_TRUE(lane.Connect().ok());
+  // The first that is durable has the new place and no leave any more.
+  const SourceBatch first = lane.Poll();
+  EXPECT_EQ(std::count(first.erases.begin(), first.erases.end(), kPgAfterGapKey), 1);
+  EXPECT_TRUE(first.events.empty());
+  EXPECT_GT(DecodePgPosition(lane.state.position.value)->done, before);
+  EXPECT_EQ(lane.ReadUntilDone({"public.things"}), (Rows{"public.things/1", "public.things/2"}));
+  lose_a_row();
+  EXPECT_TRUE(stands());
+}
+
+TEST(PostgresRequest, LeaveForNoGapIsForgotten) {
+  PostgresRig rig;
+  rig.Produce(1);
+  KeptLane lane(rig);
+  ASSERT_TRUE(lane.Connect().ok());
+  for (int i = 0; i < 200 && lane.state.position.value.empty(); ++i) lane.Poll();
+  lane.Ask({}, lane.state.position.value);
+  ASSERT_TRUE(lane.Connect().ok());
+  lane.Poll();
+  EXPECT_FALSE(lane.state.entries.contains(std::string(kPgAfterGapKey)));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-"""A real PostgreSQL for tests: a cluster of its own on a free port, in a directory of its own.
+"""A real PostgreSQL for tests: a cluster of its own on a free port, in a directory of its own; and
+what tests of its sources share.
 
 PostgreSQL refuses to run as root: then it runs as the user `postgres`. What is missing fails:
 deploy/install-deps --tests installs it.
@@ -6,6 +7,8 @@ deploy/install-deps --tests installs it.
 
 import contextlib
 import glob
+import itertools
+import json
 import os
 import pwd
 import shutil
@@ -14,8 +17,9 @@ import subprocess
 import tempfile
 
 import psycopg2
-from fault_rig import eventually
-from queue_rig import free_port
+import pytest
+from fault_rig import Broker, eventually, one_trigger
+from queue_rig import attributes_of, data_of, free_port, source_status, stored_events
 
 SETTINGS = {"wal_level": "logical", "fsync": "off", "max_replication_slots": "12",
             "max_wal_senders": "12", "wal_sender_timeout": "5s", "log_min_messages": "warning",
@@ -23,7 +27,8 @@ SETTINGS = {"wal_level": "logical", "fsync": "off", "max_replication_slots": "12
 
 
 def program(name):
-    found = shutil.which(name) or max(glob.glob("/usr/lib/postgresql/*/bin/" + name), default=None)
+    # What Debian has in the path is a wrapper that looks for clusters of its own.
+    found = max(glob.glob("/usr/lib/postgresql/*/bin/" + name), default=None) or shutil.which(name)
     assert found, name + " is missing: run deploy/install-deps --tests"
     return found
 
@@ -31,7 +36,7 @@ def program(name):
 class Postgres:
     """One cluster; what it holds outlives kill() and start()."""
 
-    def __init__(self, **settings):
+    def __init__(self, standby_of=None, **settings):
         self.dir = tempfile.mkdtemp(prefix="tocsin-postgres-")
         self.data = os.path.join(self.dir, "data")
         self.user = "postgres" if os.getuid() == 0 else None
@@ -41,9 +46,21 @@ class Postgres:
         self.port = free_port()
         self.process = None
         self.settings = dict(SETTINGS, **settings)
-        self.command("initdb", "-D", self.data, "-A", "trust", "-U", "postgres", "--no-sync",
-                     "-E", "UTF8", "--locale=C.UTF-8")
+        if standby_of is None:
+            self.command("initdb", "-D", self.data, "-A", "trust", "-U", "postgres", "--no-sync",
+                         "-E", "UTF8", "--locale=C.UTF-8")
+        else:
+            self.command("pg_basebackup", "-D", self.data, "-h", "127.0.0.1", "-p",
+                         str(standby_of.port), "-U", "postgres", "-R", "-c", "fast", "--no-sync")
         self.start()
+
+    def back_up(self):
+        """A copy of its files, of a cluster that is stopped."""
+        self.command("cp", "-a", self.data, self.data + ".backup")
+
+    def restore(self):
+        shutil.rmtree(self.data)
+        os.rename(self.data + ".backup", self.data)
 
     def command(self, name, *words):
         done = subprocess.run([program(name), *words], user=self.user, cwd=self.dir,
@@ -142,3 +159,168 @@ class Postgres:
 def lsn(text):
     high, low = text.split("/")
     return (int(high, 16) << 32) + int(low, 16)
+
+
+_NUMBER = itertools.count()
+
+
+@pytest.fixture(name="server", scope="module")
+def fixture_server():
+    server = Postgres()
+    yield server
+    server.end()
+
+
+@pytest.fixture(name="db")
+def fixture_db(server):
+    """A database of its own: its name."""
+    name = "d%d" % next(_NUMBER)
+    server.do("CREATE DATABASE %s" % name)
+    yield name
+    server.drop_database(name)
+
+
+@pytest.fixture(name="make")
+def fixture_make(db, tmp_path):
+    """Brokers that end before their database does."""
+    assert db
+    made = []
+
+    def make(**options):
+        made.append(Broker(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.end()
+
+
+def source(server, db, keys, event="", user="postgres"):
+    """The slot's name is the database's: slots are the cluster's."""
+    return ("sources:\n  in:\n    backoff_max: 200ms\n%s"
+            "    postgres: { url: \"%s\", slot: %s, heartbeat: 200ms, timeout: 5s, %s }\n"
+            % (event and "    event: %s\n" % event, server.url(db, user), db, keys)) + one_trigger()
+
+
+def snapshot_over(broker):
+    """It runs, and every table that is to be read was read."""
+    def over():
+        status = told(broker)
+        position = status.get("position") or "snapshot"
+        return status.get("state") == "running" and "snapshot" not in position
+    try:
+        eventually(over, 60)
+    except AssertionError:
+        raise AssertionError(told(broker)) from None
+
+
+def told(broker):
+    return source_status(broker, "in") or {}
+
+
+def runs(broker):
+    eventually(lambda: told(broker).get("state") == "running")
+
+
+def stands(broker, *words):
+    """The source waits, and says why."""
+    def holds():
+        status = told(broker)
+        return status.get("state") == "waiting" and all(
+            word in (status.get("last_error") or "") for word in words)
+    try:
+        return eventually(holds)
+    except AssertionError:
+        raise AssertionError(told(broker)) from None
+
+
+def holds_events(broker, count, within=30.0):
+    try:
+        eventually(lambda: len(stored_events(broker)) >= count, within)
+    except AssertionError:
+        raise AssertionError((told(broker), len(stored_events(broker)))) from None
+    events = stored_events(broker)
+    assert len(events) == count, [(one.id, one.type) for one in events]
+    return events
+
+
+def kinds(events):
+    return [one.type.rsplit(".", 1)[1] for one in events]
+
+
+class Mirror:
+    """The tables as their events say, and that each event came once and in order."""
+
+    def __init__(self):
+        self.tables = {}
+        self.last = ""
+        self.moved = {}
+
+    def apply(self, events):
+        seen = set()
+        for one in events:
+            assert one.id not in seen, one.id
+            seen.add(one.id)
+            if one.type.endswith(".message"):
+                continue
+            data = json.loads(data_of(one))
+            attributes = attributes_of(one)
+            table = self.tables.setdefault(attributes["subject"], {})
+            kind = one.type.rsplit(".", 1)[1]
+            if kind != "read":
+                assert attributes["sequence"] > self.last, (attributes["sequence"], self.last)
+                self.last = attributes["sequence"]
+            key = attributes.get("partitionkey")
+            if kind == "truncated":
+                table.clear()
+            elif kind == "deleted":
+                gone = table.pop(key)
+                if "key_changed_to" in data:
+                    self.moved[attributes["subject"]] = gone
+            elif kind == "updated":
+                table[key].update(data["after"])
+            elif kind == "created":
+                assert key not in table, (one.id, key)
+                row = self.moved.pop(attributes["subject"]) if "key_changed_from" in data else {}
+                row.update(data["after"])
+                table[key] = row
+            else:
+                assert kind == "read"
+                table[key] = data["after"]
+        return self
+
+
+def source_rows(server, db, table):
+    return [row for (row,) in server.do("SELECT to_jsonb(t) FROM %s t ORDER BY id" % table, db)]
+
+
+def same_rows(mirror, server, db, table):
+    got = sorted(mirror.tables.get("public." + table, {}).values(), key=lambda row: row["id"])
+    wanted = source_rows(server, db, table)
+    assert len(got) == len(wanted), (len(got), len(wanted))
+    for ours, theirs in zip(got, wanted):
+        assert ours == theirs
+
+
+class LenientMirror(Mirror):
+    """Beside a snapshot, changes before its rows may be of rows that are not known yet."""
+
+    def apply(self, events):
+        seen = set()
+        for one in events:
+            attributes = attributes_of(one)
+            data = json.loads(data_of(one))
+            assert one.id not in seen, one.id
+            seen.add(one.id)
+            table = self.tables.setdefault(attributes["subject"], {})
+            if one.type.endswith("deleted"):
+                table.pop(attributes["partitionkey"], None)
+            else:
+                table.setdefault(attributes["partitionkey"], {}).update(data["after"])
+        return self
+
+
+def wait_until_read(broker, server, db):
+    """Everything committed until now is durable: the slot says so."""
+    end = server.do("SELECT pg_current_wal_lsn()", db)[0][0]
+    eventually(lambda: lsn(server.slot(db)["confirmed"]) >= lsn(end), 600)

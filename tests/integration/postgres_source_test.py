@@ -4,7 +4,6 @@ TOCSIN_POSTGRES_ROWS asks for a longer workload and a larger transaction (make p
 """
 
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -12,139 +11,13 @@ import subprocess
 import threading
 
 import psycopg2
-import pytest
-from fault_rig import TOCSIN, Broker, eventually, one_trigger
-from postgres_rig import Postgres, lsn
+from fault_rig import TOCSIN, Broker, eventually
+from postgres_rig import (LenientMirror, Mirror, Postgres, fixture_db, fixture_make,  # noqa: F401
+                          fixture_server, holds_events, kinds, lsn, runs, same_rows, source,
+                          stands, told, wait_until_read)
 from queue_rig import attributes_of, data_of, source_status, stored_events
 
 ROWS = int(os.environ.get("TOCSIN_POSTGRES_ROWS", "3000"))
-_NUMBER = itertools.count()
-
-
-@pytest.fixture(name="server", scope="module")
-def fixture_server():
-    server = Postgres()
-    yield server
-    server.end()
-
-
-@pytest.fixture(name="db")
-def fixture_db(server):
-    """A database of its own: its name."""
-    name = "d%d" % next(_NUMBER)
-    server.do("CREATE DATABASE %s" % name)
-    yield name
-    server.drop_database(name)
-
-
-@pytest.fixture(name="make")
-def fixture_make(db, tmp_path):
-    """Brokers that end before their database does."""
-    assert db
-    made = []
-
-    def make(**options):
-        made.append(Broker(tmp_path, **options))
-        return made[-1]
-
-    yield make
-    for broker in made:
-        broker.end()
-
-
-def source(server, db, keys, event="", user="postgres"):
-    """The slot's name is the database's: slots are the cluster's."""
-    return ("sources:\n  in:\n    backoff_max: 200ms\n%s"
-            "    postgres: { url: \"%s\", slot: %s, heartbeat: 200ms, timeout: 5s, %s }\n"
-            % (event and "    event: %s\n" % event, server.url(db, user), db, keys)) + one_trigger()
-
-
-def told(broker):
-    return source_status(broker, "in") or {}
-
-
-def runs(broker):
-    eventually(lambda: told(broker).get("state") == "running")
-
-
-def stands(broker, *words):
-    """The source waits, and says why."""
-    def holds():
-        status = told(broker)
-        return status.get("state") == "waiting" and all(
-            word in (status.get("last_error") or "") for word in words)
-    try:
-        return eventually(holds)
-    except AssertionError:
-        raise AssertionError(told(broker)) from None
-
-
-def holds_events(broker, count, within=30.0):
-    try:
-        eventually(lambda: len(stored_events(broker)) >= count, within)
-    except AssertionError:
-        raise AssertionError((told(broker), len(stored_events(broker)))) from None
-    events = stored_events(broker)
-    assert len(events) == count, [(one.id, one.type) for one in events]
-    return events
-
-
-def kinds(events):
-    return [one.type.rsplit(".", 1)[1] for one in events]
-
-
-class Mirror:
-    """The tables as their events say, and that each event came once and in order."""
-
-    def __init__(self):
-        self.tables = {}
-        self.last = ""
-        self.moved = {}
-
-    def apply(self, events):
-        seen = set()
-        for one in events:
-            assert one.id not in seen, one.id
-            seen.add(one.id)
-            if one.type.endswith(".message"):
-                continue
-            data = json.loads(data_of(one))
-            attributes = attributes_of(one)
-            table = self.tables.setdefault(attributes["subject"], {})
-            kind = one.type.rsplit(".", 1)[1]
-            if kind != "read":
-                assert attributes["sequence"] > self.last, (attributes["sequence"], self.last)
-                self.last = attributes["sequence"]
-            key = attributes.get("partitionkey")
-            if kind == "truncated":
-                table.clear()
-            elif kind == "deleted":
-                gone = table.pop(key)
-                if "key_changed_to" in data:
-                    self.moved[attributes["subject"]] = gone
-            elif kind == "updated":
-                table[key].update(data["after"])
-            elif kind == "created":
-                assert key not in table, (one.id, key)
-                row = self.moved.pop(attributes["subject"]) if "key_changed_from" in data else {}
-                row.update(data["after"])
-                table[key] = row
-            else:
-                assert kind == "read"
-                table[key] = data["after"]
-        return self
-
-
-def source_rows(server, db, table):
-    return [row for (row,) in server.do("SELECT to_jsonb(t) FROM %s t ORDER BY id" % table, db)]
-
-
-def same_rows(mirror, server, db, table):
-    got = sorted(mirror.tables.get("public." + table, {}).values(), key=lambda row: row["id"])
-    wanted = source_rows(server, db, table)
-    assert len(got) == len(wanted), (len(got), len(wanted))
-    for ours, theirs in zip(got, wanted):
-        assert ours == theirs
 
 
 def test_changes_are_events_in_commit_order_with_their_transaction(make, server, db):
@@ -420,30 +293,6 @@ def test_snapshot_goes_on_behind_a_kill_beside_a_busy_table(make, server, db):
     same_rows(mirror, server, db, "t")
     same_rows(mirror, server, db, "pair")
     assert broker.metric("tocsin_source_snapshot_tables_left") == 0
-
-
-class LenientMirror(Mirror):
-    """Beside a snapshot, changes before its rows may be of rows that are not known yet."""
-
-    def apply(self, events):
-        seen = set()
-        for one in events:
-            attributes = attributes_of(one)
-            data = json.loads(data_of(one))
-            assert one.id not in seen, one.id
-            seen.add(one.id)
-            table = self.tables.setdefault(attributes["subject"], {})
-            if one.type.endswith("deleted"):
-                table.pop(attributes["partitionkey"], None)
-            else:
-                table.setdefault(attributes["partitionkey"], {}).update(data["after"])
-        return self
-
-
-def wait_until_read(broker, server, db):
-    """Everything committed until now is durable: the slot says so."""
-    end = server.do("SELECT pg_current_wal_lsn()", db)[0][0]
-    eventually(lambda: lsn(server.slot(db)["confirmed"]) >= lsn(end), 600)
 
 
 def test_only_a_snapshot_finishes(make, server, db):

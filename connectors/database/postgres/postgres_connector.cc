@@ -9,10 +9,12 @@
 #include <charconv>
 #include <chrono>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
+#include "connectors/database/postgres/postgres_request.h"
 
 namespace tocsin {
 namespace {
@@ -61,6 +63,7 @@ void PostgresConnector::Reset() {
   announce_ = SourceBatch();
   is_new_ = false;
   confirmed_ = written_ = told_done_ = 0;
+  restart_ = restart_then_ = told_restart_ = 0;
   failed_ = absl::OkStatus();
   gap_note_.clear();
   lag_note_.clear();
@@ -135,8 +138,11 @@ absl::StatusOr<PgPosition> PostgresConnector::FindPlace(const LaneState& restore
   absl::StatusOr<PgPosition> found;
   // A position that was never of a slot is of `snapshot: only`.
   if (!position || position->done == 0) {
-    for (const auto& [key, value] : restored.entries) announce_.erases.push_back(key);
-    snapshot_.Start({}, true);
+    const std::map<std::string, std::string> asked = AskedPgTables(restored);
+    for (const auto& [key, value] : restored.entries) {
+      if (!asked.contains(key)) announce_.erases.push_back(key);
+    }
+    snapshot_.Start(asked, false);
     found = Begin(server, slot);
   } else if (position->slot != spec_.Slot()) {
     found = absl::FailedPreconditionError(fmt::format(
@@ -144,8 +150,13 @@ absl::StatusOr<PgPosition> PostgresConnector::FindPlace(const LaneState& restore
         "`tocsin sources forget {}` begins anew",
         position->slot, spec_.Slot(), spec_.name));
   } else {
-    const PgVerdict verdict = JudgePgPosition(*position, server, slot);
+    const PgVerdict verdict =
+        JudgePgPosition(*position, server, slot, PgRestartBefore(restored.entries));
     if (verdict.kind == PgVerdictKind::kGoesOn) {
+      // A leave to pass a gap is not kept for one that may come.
+      if (restored.entries.contains(std::string(kPgAfterGapKey))) {
+        announce_.erases.emplace_back(kPgAfterGapKey);
+      }
       snapshot_.Start(restored.entries, false);
       return *position;
     }
@@ -155,14 +166,16 @@ absl::StatusOr<PgPosition> PostgresConnector::FindPlace(const LaneState& restore
                       verdict.code, verdict.text, spec_.name));
     }
     const bool again = spec_.snapshot == PgSnapshot::kWhenNeeded;
-    if (!again && !spec_.pass_gaps) {
+    if (!again && !spec_.pass_gaps && !MayPassPgGap(restored)) {
       return absl::FailedPreconditionError(fmt::format(
-          "[{}] slot `{}`: {}; say `snapshot: when_needed` to read all tables again and go on, "
-          "`on_gap: continue` to go on behind the gap, or `tocsin sources forget {}` to begin anew",
+          "[{0}] slot `{1}`: {2}; run `tocsin sources snapshot {3} --after-gap` to go on behind "
+          "the gap this once and read all tables again (`snapshot: when_needed` always does), say "
+          "`on_gap: continue` to go on without, or run `tocsin sources forget {3}` to begin anew",
           verdict.code, spec_.Slot(), verdict.text, spec_.name));
     }
-    if (again) {
-      for (const auto& [key, value] : restored.entries) announce_.erases.push_back(key);
+    // What a request that allowed it wants to be read is in the state already.
+    for (const auto& [key, value] : restored.entries) {
+      if (again || key == kPgAfterGapKey || key == kPgRestartKey) announce_.erases.push_back(key);
     }
     snapshot_.Start(restored.entries, again);
     found = Adopt(verdict, server, slot);
@@ -248,7 +261,7 @@ bool PostgresConnector::HasPublication() const {
 }
 
 absl::Status PostgresConnector::OfferTables() {
-  if (spec_.snapshot == PgSnapshot::kNever) return absl::OkStatus();
+  if (!snapshot_.reads_tables()) return absl::OkStatus();
   TOCSIN_ASSIGN_OR_RETURN(const std::vector<PgTable> tables,
                           ReadTables(spec_, *sql_, HasPublication()));
   snapshot_.Offer(tables);
@@ -404,6 +417,12 @@ absl::StatusOr<SourceBatch> PostgresConnector::PollOnly(Instant until) {
 absl::Status PostgresConnector::Heartbeat(SourceBatch& batch) {
   next_heartbeat_ = clock().Monotonic() + spec_.heartbeat;
   TOCSIN_RETURN_IF_ERROR(LookAtSlot());
+  // What was there a heartbeat ago the server has saved by now: a crash does not take it back.
+  if (restart_then_ > told_restart_) {
+    batch.puts.push_back({std::string(kPgRestartKey), FormatLsn(restart_then_)});
+    told_restart_ = restart_then_;
+  }
+  restart_then_ = restart_;
   const Lsn done = stream_->position().done;
   if (done > told_done_) {
     batch.puts.push_back({std::string(kHeartbeatKey), FormatLsn(done)});
@@ -415,6 +434,7 @@ absl::Status PostgresConnector::LookAtSlot() {
   TOCSIN_ASSIGN_OR_RETURN(const PgSlotFacts slot, ReadSlot(*sql_, spec_.Slot()));
   TOCSIN_ASSIGN_OR_RETURN(const PgRows rows, sql_->Query("SELECT pg_current_wal_lsn()"));
   const Lsn end = ParseLsn(rows.Text(0, 0)).value_or(0);
+  restart_ = slot.restart;
   const Lsn done = stream_->position().done;
   const std::uint64_t lag = end - std::min(end, done);
   const std::uint64_t held =

@@ -4,11 +4,16 @@
 //   Connect: rights and publication -> which server, which slot, does the position fit
 //            -> START_REPLICATION at what is done
 //   Poll:    messages -> events; chunks of the snapshot; the heartbeat
+//            first of all what the state must no longer say, with the position
 //   Commit:  only then the slot is told, up to where all is durable
 //
 // confirmed_flush_lsn never passes a position that is durable: also while nothing of interest
 // comes, the heartbeat first makes the new position durable, then confirms it. What the slot has
-// confirmed beyond the position was confirmed by somebody else, so it is a gap.
+// confirmed beyond the position was confirmed by somebody else, so it is a gap. So is a slot that
+// needs the log from further back than it once did: its server is an older copy.
+//
+// A gap ends Connect(), unless the options or a request in the lane's state (postgres_request.h)
+// let it pass; then the first batch has the new place and takes the request back.
 //
 // Threading: as BlockingConnector says; the snapshot reads on a thread of its own.
 
@@ -76,6 +81,9 @@ class PostgresConnector : public BlockingConnector {
   Lsn confirmed_ = 0;     // durable
   Lsn written_ = 0;       // as the server knows it: received
   Lsn told_done_ = 0;     // the `done` of the position that was given last
+  Lsn restart_ = 0;       // of the slot, when it was looked at last
+  Lsn restart_then_ = 0;  // at the heartbeat before
+  Lsn told_restart_ = 0;
   Duration status_every_{};
   Instant next_status_{};
   Instant next_heartbeat_{};

@@ -1,5 +1,6 @@
 #include "connectors/database/postgres/postgres_position.h"
 
+#include <algorithm>
 #include <charconv>
 #include <vector>
 
@@ -45,7 +46,7 @@ std::optional<PgPosition> DecodePgPosition(std::string_view text) {
 }
 
 PgVerdict JudgePgPosition(const PgPosition& position, const PgServerFacts& server,
-                          const PgSlotFacts& slot) {
+                          const PgSlotFacts& slot, Lsn restart_before) {
   using Kind = PgVerdictKind;
   const std::string at = FormatLsn(position.done);
   if (server.system != position.system) {
@@ -88,14 +89,29 @@ PgVerdict JudgePgPosition(const PgPosition& position, const PgServerFacts& serve
                         at, at),
             position.done};
   }
+  if (slot.restart != 0 && slot.restart < restart_before) {
+    // Where the two ways of the server part is not known.
+    const Lsn since = std::min(slot.confirmed, position.done);
+    return {Kind::kGap, "T0221",
+            fmt::format("the slot needs the log from {} on, and had needed it from {} on before: "
+                        "the server was restored from an older copy of its files; a gap is "
+                        "possible since {}",
+                        FormatLsn(slot.restart), FormatLsn(restart_before), FormatLsn(since)),
+            since};
+  }
   if (slot.confirmed > position.done) {
     return {Kind::kGap, "T0221",
-            fmt::format("the slot was moved to {} by somebody else; it had been read up to {}; a "
-                        "gap is possible since {}",
+            fmt::format("the slot is at {}, what is known here ends at {}: somebody else read from "
+                        "it, or this broker's data are an older copy; a gap is possible since {}",
                         FormatLsn(slot.confirmed), at, at),
             position.done};
   }
   return {};
+}
+
+Lsn PgRestartBefore(const std::map<std::string, std::string>& entries) {
+  const auto found = entries.find(std::string(kPgRestartKey));
+  return found == entries.end() ? 0 : ParseLsn(found->second).value_or(0);
 }
 
 }  // namespace tocsin

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -67,7 +68,13 @@ struct PgVerdict {
   Lsn since = 0;
 };
 
+// `restart_before`: of the slot, when the server had surely saved it; it never goes back. 0:
+// unknown.
 PgVerdict JudgePgPosition(const PgPosition& position, const PgServerFacts& server,
-                          const PgSlotFacts& slot);
+                          const PgSlotFacts& slot, Lsn restart_before);
+
+// `restart_before` as an entry of the lane's state.
+inline constexpr std::string_view kPgRestartKey = "restart";
+Lsn PgRestartBefore(const std::map<std::string, std::string>& entries);
 
 }  // namespace tocsin

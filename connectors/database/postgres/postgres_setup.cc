@@ -294,6 +294,33 @@ absl::StatusOr<std::vector<PgTable>> ReadTables(const PostgresSpec& spec, PgLink
   return tables;
 }
 
+absl::Status CheckMayRead(const PgTable& table, PgLink& link) {
+  std::string columns;
+  for (const PgTableColumn& column : table.columns) {
+    columns += (columns.empty() ? "" : ", ") + PgText(column.name);
+  }
+  if (columns.empty()) return absl::OkStatus();
+  TOCSIN_ASSIGN_OR_RETURN(
+      const PgRows rows,
+      link.Query(fmt::format(
+          "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), NOT EXISTS (SELECT 1 FROM "
+          "pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN ({}) AND NOT "
+          "has_column_privilege(c.oid, a.attnum, 'SELECT')), quote_ident(current_user) FROM "
+          "pg_class c WHERE c.oid = {}",
+          columns, table.oid)));
+  if (rows.size() == 0) return absl::NotFoundError(fmt::format("{} is gone", table.Name()));
+  if (!IsTrue(rows.Text(0, 0))) {
+    return Missing(
+        fmt::format("the role may not look into schema {0}: run GRANT USAGE ON SCHEMA "
+                    "{0} TO {1}",
+                    PgName(table.schema), rows.Text(0, 2)));
+  }
+  if (IsTrue(rows.Text(0, 1))) return absl::OkStatus();
+  return Missing(fmt::format("the role may not read {}: run GRANT SELECT ON {}.{} TO {}",
+                             table.Name(), PgName(table.schema), PgName(table.table),
+                             rows.Text(0, 2)));
+}
+
 absl::StatusOr<Lsn> CreateSlot(PgLink& link, const std::string& slot) {
   // It waits for the transactions that run now.
   auto rows = link.Query(

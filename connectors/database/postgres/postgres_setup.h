@@ -52,6 +52,10 @@ absl::Status EnsurePublication(const PostgresSpec& spec, PgLink& link);
 absl::StatusOr<std::vector<PgTable>> ReadTables(const PostgresSpec& spec, PgLink& link,
                                                 bool published);
 
+// Whether the role may read the columns that are published; else the statement that mends it.
+//   kFailedPrecondition  [T0223]
+absl::Status CheckMayRead(const PgTable& table, PgLink& link);
+
 // CREATE_REPLICATION_SLOT; on a connection for replication. Where it begins.
 absl::StatusOr<Lsn> CreateSlot(PgLink& link, const std::string& slot);
 

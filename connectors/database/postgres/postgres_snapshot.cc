@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "broker/base/check.h"
-#include "broker/base/json_scan.h"
 #include "broker/base/status.h"
 
 namespace tocsin {
@@ -20,30 +19,7 @@ constexpr std::size_t kChangedMax = 200'000;
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
 constexpr std::uint32_t kFirstChunkRows = 64;
 constexpr std::size_t kStateBytesMax = 4096;
-constexpr std::string_view kDone = "done";
 constexpr Duration kAgainAfter = std::chrono::milliseconds(500);
-
-std::string EncodeAfter(const std::vector<std::string>& after) {
-  std::string out = "at [";
-  for (const std::string& word : after) {
-    if (out.back() != '[') out += ',';
-    AppendJsonString(out, word);
-  }
-  return out + "]";
-}
-
-std::vector<std::string> DecodeAfter(std::string_view text) {
-  std::vector<std::string> out;
-  if (!text.starts_with("at ")) return out;
-  JsonValue value;
-  if (!JsonScanner(text.substr(3)).ReadDocument(value).ok() || value.kind != JsonKind::kArray) {
-    return out;
-  }
-  for (const JsonValue& element : JsonElements(value)) {
-    if (element.kind == JsonKind::kString) out.push_back(JsonString(element));
-  }
-  return out;
-}
 
 std::string ChunkStatement(const PgChunkRequest& request) {
   const PgTable& table = request.table;
@@ -219,8 +195,15 @@ void PgSnapshotRun::Start(const std::map<std::string, std::string>& state, bool 
   chunk_rows_ = std::min(kFirstChunkRows, spec_.chunk_rows);
   if (again) return;
   for (const auto& [key, value] : state) {
-    if (key.starts_with(kStatePrefix)) state_[key.substr(kStatePrefix.size())] = value;
+    if (!key.starts_with(kPgTablePrefix)) continue;
+    state_[key.substr(kPgTablePrefix.size())] = DecodePgTableState(value);
   }
+}
+
+bool PgSnapshotRun::reads_tables() const {
+  return spec_.snapshot != PgSnapshot::kNever ||
+         std::any_of(state_.begin(), state_.end(),
+                     [](const auto& one) { return one.second.asked && !one.second.done; });
 }
 
 PgRelation PgSnapshotRun::RelationOf(const PgTable& table) const {
@@ -241,16 +224,16 @@ void PgSnapshotRun::Offer(const std::vector<PgTable>& tables) {
   for (const PgTable& table : tables) {
     const std::string name = table.Name();
     if (!offered_.emplace(name, true).second) continue;
-    if (spec_.snapshot == PgSnapshot::kNever) continue;
     const auto known = state_.find(name);
-    if (known != state_.end() && known->second == kDone) continue;
+    Pending pending{table, {}, known == state_.end() ? PgTableState() : known->second};
+    if (pending.state.done) continue;
+    if (spec_.snapshot == PgSnapshot::kNever && !pending.state.asked) continue;
     if (table.key.empty()) {
       keyless += (keyless.empty() ? "" : ", ") + name;
       continue;
     }
-    Pending pending{table, RelationOf(table), {}, 0};
-    if (known != state_.end()) pending.after = DecodeAfter(known->second);
-    if (pending.after.size() != table.key.size()) pending.after.clear();
+    pending.relation = RelationOf(table);
+    if (pending.state.after.size() != table.key.size()) pending.state.after.clear();
     queue_.push_back(std::move(pending));
   }
   if (!keyless.empty()) {
@@ -294,12 +277,12 @@ bool PgSnapshotRun::Superseded(const Pending& pending, std::string_view key) con
   return changed != changed_.end() && changed->second >= chunk_->at;
 }
 
-void PgSnapshotRun::Remember(const Pending& pending, bool done, SourceBatch& batch) {
+void PgSnapshotRun::Remember(const Pending& pending, SourceBatch& batch) {
   const std::string name = pending.table.Name();
-  std::string value = done ? std::string(kDone) : EncodeAfter(pending.after);
+  std::string value = EncodePgTableState(pending.state);
   if (value.size() > kStateBytesMax) return;
-  const std::string key = std::string(kStatePrefix) + name;
-  state_[name] = value;
+  const std::string key = std::string(kPgTablePrefix) + name;
+  state_[name] = pending.state;
   // Of several in one batch the last one counts.
   std::erase_if(batch.puts, [&key](const LaneStatePut& put) { return put.key == key; });
   batch.puts.push_back({key, std::move(value)});
@@ -313,7 +296,7 @@ void PgSnapshotRun::Ask() {
     return;
   }
   const Pending& pending = queue_.front();
-  reader_.Request({pending.table, pending.after, chunk_rows_, std::exchange(fresh_, false)});
+  reader_.Request({pending.table, pending.state.after, chunk_rows_, std::exchange(fresh_, false)});
 }
 
 void PgSnapshotRun::Took(PgChunk chunk) {
@@ -387,8 +370,9 @@ absl::Status PgSnapshotRun::Pump(Lsn reached, std::size_t events_max, SourceBatc
       bytes += size;
       ++rows_;
     }
-    pending.after.clear();
-    for (const std::size_t i : pending.table.key) pending.after.push_back(texts[i].value_or(""));
+    std::vector<std::string>& after = pending.state.after;
+    after.clear();
+    for (const std::size_t i : pending.table.key) after.push_back(texts[i].value_or(""));
     ++next_row_;
     ++given;
   }
@@ -398,11 +382,12 @@ absl::Status PgSnapshotRun::Pump(Lsn reached, std::size_t events_max, SourceBatc
         std::max(rate_free_at_, clock_.Monotonic()) + std::chrono::duration_cast<Duration>(cost);
   }
   if (next_row_ < chunk_->rows.size()) {
-    if (given > 0) Remember(pending, false, batch);
+    if (given > 0) Remember(pending, batch);
     return absl::OkStatus();
   }
   const bool last = chunk_->last;
-  Remember(pending, last, batch);
+  pending.state.done = last;
+  Remember(pending, batch);
   chunk_.reset();
   if (last) {
     queue_.pop_front();

@@ -33,6 +33,7 @@
 #include "broker/base/executor.h"
 #include "broker/base/hash.h"
 #include "broker/base/mutex.h"
+#include "connectors/database/postgres/postgres_request.h"
 #include "connectors/database/postgres/postgres_setup.h"
 #include "connectors/database/postgres/transaction_stream.h"
 
@@ -83,15 +84,15 @@ class PgChunkReader {
 
 class PgSnapshotRun : public PgChangeWatch {
  public:
-  // Keys of the lane's state: this and the table's name.
-  static constexpr std::string_view kStatePrefix = "table ";
-
   PgSnapshotRun(const PostgresSpec& spec, const Clock& clock, PostgresEvents& events,
                 PgChunkReader& reader);
 
   // Begins anew from the lane's state; `again`: all tables, whatever the state says.
   void Start(const std::map<std::string, std::string>& state, bool again);
-  // Tables that are there now: those without a state are read.
+  // False: none is read, whatever is offered.
+  bool reads_tables() const;
+  // Tables that are there now: those without a state are read, and those that were asked for; with
+  // `snapshot: never` the latter alone.
   void Offer(const std::vector<PgTable>& tables);
   // A table came up in the stream that was never offered.
   bool wants_offer() const { return wants_offer_; }
@@ -118,8 +119,7 @@ class PgSnapshotRun : public PgChangeWatch {
   struct Pending {
     PgTable table;
     PgRelation relation;
-    std::vector<std::string> after;
-    std::uint64_t rows = 0;
+    PgTableState state;
   };
   struct HashOfKey {
     std::size_t operator()(const Hash128& hash) const { return hash.low; }
@@ -129,7 +129,7 @@ class PgSnapshotRun : public PgChangeWatch {
   void Ask();
   void Took(PgChunk chunk);
   bool Superseded(const Pending& pending, std::string_view key) const;
-  void Remember(const Pending& pending, bool done, SourceBatch& batch);
+  void Remember(const Pending& pending, SourceBatch& batch);
   PgRelation RelationOf(const PgTable& table) const;
 
   const PostgresSpec& spec_;
@@ -137,7 +137,7 @@ class PgSnapshotRun : public PgChangeWatch {
   PostgresEvents& events_;
   PgChunkReader& reader_;
 
-  std::map<std::string, std::string> state_;  // of tables, by name
+  std::map<std::string, PgTableState> state_;  // of tables, by name
   std::map<std::string, bool> offered_;
   bool wants_offer_ = false;
   std::deque<Pending> queue_;

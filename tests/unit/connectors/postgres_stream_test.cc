@@ -1,10 +1,11 @@
-// TransactionStream, PgSpill, PgTypes and PgPosition, without a server.
+// TransactionStream, PgSpill, PgTypes, PgPosition and PgSnapshotRequest, without a server.
 
 #include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
+#include "connectors/database/postgres/postgres_request.h"
 #include "connectors/database/postgres/transaction_stream.h"
 
 namespace tocsin {
@@ -464,14 +465,14 @@ TEST(PgPositionTest, WhatDoesNotFitIsSaidWithThePlace) {
   slot.there = true;
   slot.confirmed = 0x200;
   using Kind = PgVerdictKind;
-  EXPECT_EQ(JudgePgPosition(Place(), server, slot).kind, Kind::kGoesOn);
+  EXPECT_EQ(JudgePgPosition(Place(), server, slot, 0).kind, Kind::kGoesOn);
   slot.confirmed = 0x100;  // what was confirmed last did not arrive
-  EXPECT_EQ(JudgePgPosition(Place(), server, slot).kind, Kind::kGoesOn);
+  EXPECT_EQ(JudgePgPosition(Place(), server, slot, 0).kind, Kind::kGoesOn);
   const auto judge = [&](auto change) {
     PgServerFacts other = server;
     PgSlotFacts moved = slot;
     change(other, moved);
-    return JudgePgPosition(Place(), other, moved);
+    return JudgePgPosition(Place(), other, moved, 0);
   };
   const auto ahead = judge([](auto&, auto& s) { s.confirmed = 0x300; });
   EXPECT_EQ(ahead.kind, Kind::kGap);
@@ -481,8 +482,99 @@ TEST(PgPositionTest, WhatDoesNotFitIsSaidWithThePlace) {
   EXPECT_EQ(std::string(judge([](auto&, auto& s) { s.wal_status = "lost"; }).code), "T0220");
   EXPECT_EQ(judge([](auto& f, auto&) { f.end = 0x150; }).kind, Kind::kGap);
   EXPECT_EQ(judge([](auto& f, auto&) { f.timeline = 4; }).kind, Kind::kGap);
+  // It had written on before it was seen again: its end says nothing, the slot does.
+  slot.confirmed = slot.restart = 0x180;
+  EXPECT_EQ(JudgePgPosition(Place(), server, slot, 0x180).kind, Kind::kGoesOn);
+  const PgVerdict older = JudgePgPosition(Place(), server, slot, 0x190);
+  EXPECT_EQ(older.kind, Kind::kGap);
+  EXPECT_EQ(older.since, 0x180U);
+  EXPECT_EQ(PgRestartBefore({{std::string(kPgRestartKey), "1/90"}}), 0x1'0000'0090U);
+  EXPECT_EQ(PgRestartBefore({{"heartbeat", "1/90"}}), 0U);
   EXPECT_EQ(judge([](auto& f, auto&) { f.system = "8"; }).kind, Kind::kAnother);
   EXPECT_EQ(judge([](auto& f, auto&) { f.database = "c"; }).kind, Kind::kAnother);
+}
+
+TEST(PgRequestTest, StateOfATableComesBackAsItWas) {
+  std::vector<PgTableState> states(5);
+  states[0].done = true;
+  states[1].after = {"7", "a \"b\"\n"};
+  states[2].asked = true;
+  states[3].asked = true;
+  states[3].after = {"x"};
+  for (const PgTableState& state : states) {
+    EXPECT_EQ(DecodePgTableState(EncodePgTableState(state)), state) << EncodePgTableState(state);
+  }
+  // What the state of running brokers holds.
+  EXPECT_EQ(EncodePgTableState(states[0]), "done");
+  EXPECT_EQ(EncodePgTableState(states[1]), R"(at ["7","a \"b\"\n"])");
+  EXPECT_EQ(EncodePgTableState(states[2]), "again []");
+  for (const char* broken : {"", "at", "at [", "at {}", "again [1", "later [\"1\"]"}) {
+    EXPECT_TRUE(DecodePgTableState(broken).after.empty()) << broken;
+    EXPECT_FALSE(DecodePgTableState(broken).done) << broken;
+  }
+}
+
+LaneState After(const std::vector<LaneStatePut>& puts, std::string position) {
+  LaneState state;
+  state.position.value = std::move(position);
+  for (const LaneStatePut& put : puts) state.entries[put.key] = put.value;
+  return state;
+}
+
+// The danger: a leave that was given for one gap is taken for the next.
+TEST(PgRequestTest, LeaveToPassAGapHoldsForOnePositionAlone) {
+  const std::string here = EncodePgPosition(Place());
+  PgPosition later = Place();
+  later.done += 8;
+  EXPECT_TRUE(MayPassPgGap(After(PgRequestPuts({"a.b"}, here), here)));
+  EXPECT_FALSE(MayPassPgGap(After(PgRequestPuts({"a.b"}, here), EncodePgPosition(later))));
+  EXPECT_FALSE(MayPassPgGap(After(PgRequestPuts({"a.b"}, ""), here)));
+  EXPECT_FALSE(MayPassPgGap(After(PgRequestPuts({"a.b"}, ""), "")));
+  EXPECT_FALSE(MayPassPgGap(After(PgRequestPuts({"a.b"}, here), "")));
+}
+
+TEST(PgRequestTest, OnlyRequestsThatAreStillWholeOutliveAPosition) {
+  LaneState state = After(PgRequestPuts({"a.b", "a.c"}, "p"), "");
+  state.entries["table a.d"] = "done";
+  state.entries["table a.e"] = R"(at ["1"])";
+  state.entries["table a.f"] = R"(again ["1"])";
+  const std::map<std::string, std::string> asked = AskedPgTables(state);
+  ASSERT_EQ(asked.size(), 2U);
+  EXPECT_TRUE(asked.contains("table a.b"));
+  EXPECT_TRUE(asked.contains("table a.c"));
+}
+
+TEST(PgRequestTest, WhatDoesNotFitTheSourceIsRefusedWithWhatToDo) {
+  PostgresSpec spec;
+  spec.name = "shop";
+  spec.tables = {"public.orders", "billing.*"};
+  using Code = absl::StatusCode;
+  struct Case {
+    PgSnapshotRequest request;
+    Code code;
+    std::string_view says;
+  };
+  const std::vector<Case> cases = {
+      {{{}, false}, Code::kOk, ""},
+      {{{}, true}, Code::kOk, ""},
+      {{{"public.orders", "billing.any"}, false}, Code::kOk, ""},
+      {{{"public.orders"}, true}, Code::kInvalidArgument, "every table"},
+      {{{"orders"}, false}, Code::kInvalidArgument, "schema.table"},
+      {{{"billing.*"}, false}, Code::kInvalidArgument, "schema.table"},
+      {{{".orders"}, false}, Code::kInvalidArgument, "schema.table"},
+      {{{"public."}, false}, Code::kInvalidArgument, "schema.table"},
+      {{{"public.orders", "public.other"}, false}, Code::kNotFound, "public.orders, billing.*"}};
+  for (const Case& one : cases) {
+    const absl::Status status = CheckPgSnapshotRequest(spec, one.request);
+    EXPECT_EQ(status.code(), one.code) << status;
+    EXPECT_NE(status.message().find(std::string(one.says)), std::string::npos) << status;
+  }
+  spec.snapshot = PgSnapshot::kNever;
+  EXPECT_TRUE(CheckPgSnapshotRequest(spec, {}).ok());
+  spec.snapshot = PgSnapshot::kOnly;
+  const absl::Status only = CheckPgSnapshotRequest(spec, {});
+  EXPECT_EQ(only.code(), Code::kFailedPrecondition);
+  EXPECT_NE(only.message().find("sources forget shop"), std::string::npos) << only;
 }
 
 TEST(PostgresSpecTest, TablesAreMatchedAsTheyAreNamed) {
