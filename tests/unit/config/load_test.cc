@@ -79,6 +79,7 @@ triggers:
     timeout: 30s
     timeout_max: 1h
     concurrency: 8
+    rate: 600/m
     order: partition
     retry: { attempts: unlimited, backoff: 200ms, factor: 1.5, max_backoff: 1m,
              jitter: none, max_age: 1d }
@@ -223,6 +224,7 @@ TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
   policy.function = "import-csv";
   policy.timeout_max = hours(1);
   policy.concurrency = 8;
+  policy.rate = {600, minutes(1)};
   policy.order = Order::kPartition;
   policy.retry = {0, milliseconds(200), 1.5, minutes(1), Jitter::kNone, hours(24)};
   policy.on_exhausted = OnExhausted::kPark;
@@ -256,6 +258,8 @@ TEST(ConfigLoadTest, ConfigHashFollowsBehaviourAndNothingElse) {
   EXPECT_EQ(plain, hash("a: { function: f, timeout: 30000ms, retry: { attempts: 8 } }"));
   EXPECT_NE(plain, hash("a: { function: f, timeout: 31s }"));
   EXPECT_NE(plain, hash("a: { function: f, sources: [s] }"));
+  EXPECT_NE(plain, hash("a: { function: f, rate: 5/s }"));
+  EXPECT_EQ(plain, hash("a: { function: f, rate: unlimited }"));
   EXPECT_NE(plain, hash("a: { function: f, filters: [ { exact: { id: x } } ] }"));
   EXPECT_EQ(hash("a: { function: f, filters: [ { exact: { id: x, type: y } } ] }"),
             hash("a: { function: f, filters: [ { exact: { type: y, id: x } } ] }"));
