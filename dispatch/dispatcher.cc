@@ -100,7 +100,7 @@ void Dispatcher::Impl::Take(const std::shared_ptr<WorkerSession>& session, Deman
   }
   load.exclusive = alone;
   trigger.in_use += count;
-  trigger.rate.Take(count, now);
+  if (!Planted(Canary::kRatePassed)) trigger.rate.Take(count, now);
   Grant& grant = grants.emplace_back();
   grant.session = session;
   grant.trigger = trigger.number;

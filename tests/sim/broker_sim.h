@@ -9,10 +9,10 @@
 // workers die with or without having started, answer late, twice, for unknown handles, never, or
 // when they were given up long ago;
 // functions fail, reject, drop, emit; triggers are reloaded, detached and put back, added with
-// `from: start`, paused; a trigger is applied, changed and removed by the API, its plan compiled
-// anew; stored events are replayed, by rate, stopped; keys are hot, poisoned or parked; log and
-// dead log are short and trimmed. Classes of events are switched off at random per run (swarm
-// testing).
+// `from: start`, paused; a trigger has a rate, which changes; one is applied, changed and removed
+// by the API, its plan compiled anew; stored events are replayed, by rate, stopped; keys are hot,
+// poisoned or parked; log and dead log are short and trimmed. Classes of events are switched off at
+// random per run (swarm testing).
 //
 // Checked whenever something is delivered or answered: SimCheck. Not while it cannot hold: leases
 // end unseen while a machine stands still, and a detached trigger's work is given up; after a
@@ -41,10 +41,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 19> kSimClasses = {
+inline constexpr std::array<std::string_view, 20> kSimClasses = {
     "crashes",   "deaths",   "fails",  "poison", "emits",     "dups",      "reloads",
     "full",      "letters",  "pauses", "breaks", "clock_set", "schedules", "trims",
-    "half_open", "suspends", "damage", "routes", "delays"};
+    "half_open", "suspends", "damage", "routes", "delays",    "rates"};
 
 // What is checked, by name: a campaign counts how often each was, so that none is switched off
 // unseen.
@@ -69,12 +69,13 @@ enum class SimCheck : std::uint8_t {
   kReplayRuns,   // each event of a replay's span has its run, once
   kApiMatching,  // what the trigger of the API matched while it was in force, and nothing else
   kCredit,       // what a worker is not busy with is free for it
+  kRate,         // in no span of time begin more than a trigger's rate and what it keeps
 };
-inline constexpr std::array<std::string_view, 20> kSimCheckNames = {
-    "content",    "durable_first", "not_again",    "attempts",     "exclusive",
-    "key_order",  "key_held",      "parked",       "concurrency",  "executions",
-    "matching",   "books",         "answered_ran", "in_log_once",  "emitted_once",
-    "lane_order", "instants",      "replay_runs",  "api_matching", "credit"};
+inline constexpr std::array<std::string_view, 21> kSimCheckNames = {
+    "content",      "durable_first", "not_again",    "attempts",   "exclusive", "key_order",
+    "key_held",     "parked",        "concurrency",  "executions", "matching",  "books",
+    "answered_ran", "in_log_once",   "emitted_once", "lane_order", "instants",  "replay_runs",
+    "api_matching", "credit",        "rate"};
 
 struct BrokerSimOptions {
   std::uint64_t seed = 1;
