@@ -51,18 +51,19 @@ std::string CanonicalTriggerJson(const TriggerPolicy& policy, const RouteSpec& r
   }
   return fmt::format(
       R"({{"backlog":{{"max_age":{},"max_size":{},"when_full":"{}"}},"concurrency":{},)"
-      R"("filters":{},"function":{},"on_exhausted":"{}","order":"{}",{})"
+      R"("filters":{},"function":{},"on_exhausted":"{}","order":"{}",{}{})"
       R"("retry":{{"attempts":{},"backoff":{},"factor":{},"jitter":"{}","max_age":{},)"
-      R"("max_backoff":{}}},{}"sources":[{}],"timeout":{},"timeout_max":{}{}}})",
+      R"("max_backoff":{}}},"sources":[{}],"timeout":{},"timeout_max":{}{}}})",
       OptionalSpan(policy.backlog.age_max),
       policy.backlog.size_max ? fmt::format("{}", *policy.backlog.size_max) : "null",
       policy.backlog.when_full == WhenFull::kDrop ? "drop" : "refuse", policy.concurrency,
       route.filter == nullptr ? "null" : route.filter->ToJson(), Quoted(policy.function),
       policy.on_exhausted == OnExhausted::kPark ? "park" : "skip", OrderName(policy.order),
       route.pattern == nullptr ? "" : fmt::format(R"("pattern":{},)", route.pattern->ToJson()),
-      policy.retry.attempts_max, Quoted(FormatDuration(policy.retry.backoff)), policy.retry.factor,
+      RateJson(policy.rate), policy.retry.attempts_max,
+      Quoted(FormatDuration(policy.retry.backoff)), policy.retry.factor,
       policy.retry.jitter == Jitter::kNone ? "none" : "full", OptionalSpan(policy.retry.age_max),
-      Quoted(FormatDuration(policy.retry.backoff_max)), RateJson(policy.rate), sources,
+      Quoted(FormatDuration(policy.retry.backoff_max)), sources,
       Quoted(FormatDuration(policy.timeout)), Quoted(FormatDuration(policy.timeout_max)),
       route.transform == nullptr ? ""
                                  : fmt::format(R"(,"transform":{})", route.transform->ToJson()));

@@ -273,6 +273,9 @@ TEST(ConfigLoadTest, CanonicalJsonStaysAsItIs) {
             R"("filters":null,"function":"f","on_exhausted":"skip","order":"key",)"
             R"("retry":{"attempts":8,"backoff":"1s","factor":2,"jitter":"full","max_age":null,)"
             R"("max_backoff":"5m"},"sources":[],"timeout":"30s","timeout_max":"12h"})");
+  const Config paced = Load("functions: { f: }\ntriggers: { a: { function: f, rate: 600/m } }\n");
+  EXPECT_NE(paced.triggers.at(0).spec.config_json.find(R"("order":"key","rate":"600/m","retry")"),
+            std::string::npos);
   EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
