@@ -50,94 +50,6 @@ void Dispatcher::Impl::WaitingChanged(FunctionPartition& fp) {
   }
 }
 
-void Dispatcher::Impl::Link(Demand& demand) {
-  TriggerState& trigger = *demand.trigger;
-  if (demand.linked == nullptr && !demand.blocked && demand.ready > 0) {
-    if (trigger.Left() <= trigger.linked || !trigger.blocked.empty()) {
-      demand.blocked = true;
-      trigger.blocked.PushBack(&demand);
-    } else {
-      FunctionPartition& fp = trigger.function->partitions[demand.partition];
-      fp.function = trigger.function;
-      fp.partition = demand.partition;
-      demand.linked = &fp;
-      fp.demands.PushBack(&demand);
-      fp.ready += demand.ready;
-      ++trigger.linked;
-      WaitingChanged(fp);
-    }
-  }
-  if (demand.linked_alone == nullptr && demand.alone > 0) {
-    FunctionPartition& fp = trigger.function->partitions[demand.partition];
-    fp.function = trigger.function;
-    fp.partition = demand.partition;
-    demand.linked_alone = &fp;
-    fp.alone.PushBack(&demand);
-    ++trigger.function->alone_waiting;
-  }
-}
-
-void Dispatcher::Impl::Unlink(Demand& demand) {
-  if (demand.blocked) {
-    demand.trigger->blocked.Remove(&demand);
-    demand.blocked = false;
-  }
-  if (FunctionPartition* fp = std::exchange(demand.linked, nullptr); fp != nullptr) {
-    fp->demands.Remove(&demand);
-    fp->ready -= demand.ready;
-    --demand.trigger->linked;
-    WaitingChanged(*fp);
-  }
-  if (FunctionPartition* fp = std::exchange(demand.linked_alone, nullptr); fp != nullptr) {
-    fp->alone.Remove(&demand);
-    --fp->function->alone_waiting;
-  }
-}
-
-void Dispatcher::Impl::SetDemand(Demand& demand, std::size_t ready, std::size_t alone) {
-  if (demand.linked != nullptr && ready > 0) {  // keeps its place
-    demand.linked->ready = demand.linked->ready - demand.ready + ready;
-    demand.ready = ready;
-  } else if (ready == 0 || demand.ready == 0) {
-    if (demand.linked != nullptr || demand.blocked) {
-      FunctionPartition* alone_in = std::exchange(demand.linked_alone, nullptr);
-      Unlink(demand);
-      demand.linked_alone = alone_in;
-    }
-    demand.ready = ready;
-  } else {
-    demand.ready = ready;  // blocked
-  }
-  if (alone == 0 && demand.linked_alone != nullptr) {
-    demand.linked_alone->alone.Remove(&demand);
-    --demand.linked_alone->function->alone_waiting;
-    demand.linked_alone = nullptr;
-  }
-  demand.alone = alone;
-  Link(demand);
-}
-
-// Concurrency came free, or its bound rose: those that waited longest stand for it first.
-void Dispatcher::Impl::Unblock(TriggerState& trigger, Wakes& wakes) {
-  bool any = false;
-  while (!trigger.blocked.empty() && trigger.Left() > trigger.linked) {
-    Demand& demand = *trigger.blocked.front();
-    trigger.blocked.Remove(&demand);
-    demand.blocked = false;
-    FunctionPartition& fp = trigger.function->partitions[demand.partition];
-    fp.function = trigger.function;
-    fp.partition = demand.partition;
-    demand.linked = &fp;
-    fp.demands.PushBack(&demand);
-    fp.ready += demand.ready;
-    ++trigger.linked;
-    WaitingChanged(fp);
-    any = true;
-  }
-  if (any) WakeWaiters(*trigger.function, nullptr, wakes);
-  if (trigger.Left() > 0) WakeAlone(*trigger.function, wakes);
-}
-
 // The free credit of the sessions that serve it, less the part that is for other functions they
 // serve and for which somebody waits.
 std::uint64_t Dispatcher::Impl::FreeFor(const FunctionState& function) const {
@@ -188,6 +100,7 @@ void Dispatcher::Impl::Take(const std::shared_ptr<WorkerSession>& session, Deman
   }
   load.exclusive = alone;
   trigger.in_use += count;
+  if (!Planted(Canary::kRatePassed)) trigger.rate.Take(count, now);
   Grant& grant = grants.emplace_back();
   grant.session = session;
   grant.trigger = trigger.number;
@@ -208,7 +121,10 @@ void Dispatcher::Impl::GrantAlone(FunctionPartition& fp, std::vector<Grant>& gra
     TriggerState& trigger = *demand.trigger;
     fp.alone.Remove(&demand);  // to the back, so that each gets its turn
     fp.alone.PushBack(&demand);
-    if (trigger.Left() == 0) continue;
+    if (trigger.Left(now) == 0) {
+      NoteStarved(trigger, wakes);
+      continue;
+    }
     const std::shared_ptr<WorkerSession>* idle = nullptr;
     for (const auto& session : function.sessions) {
       const SessionLoad& load = LoadOf(*session);
@@ -233,6 +149,17 @@ void Dispatcher::Impl::GrantAlone(FunctionPartition& fp, std::vector<Grant>& gra
     }
     Unreserve(function, wakes);
   }
+  if (function.reserved != nullptr && !AloneMayGo(function)) Unreserve(function, wakes);
+}
+
+// Whether the rate of one of them lets it go: until then no session is kept empty for them.
+bool Dispatcher::Impl::AloneMayGo(const FunctionState& function) const {
+  for (const auto& [id, fp] : function.partitions) {
+    for (const Demand* demand = fp.alone.front(); demand != nullptr; demand = demand->alone_next) {
+      if (demand->trigger->rate.Left(now) > 0) return true;
+    }
+  }
+  return false;
 }
 
 void Dispatcher::Impl::Reserve(FunctionState& function) {
@@ -286,8 +213,8 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
     Demand& demand = *fp.demands.front();
     TriggerState& trigger = *demand.trigger;
     std::uint64_t want = std::min<std::uint64_t>(share, demand.ready);
-    if (trigger.concurrency != 0) {
-      const std::uint64_t left = trigger.Left();
+    if (trigger.Bounded()) {
+      const std::uint64_t left = trigger.Left(now);
       want = std::min(want, (left + trigger.linked - 1) / trigger.linked);
     }
     // Spread over the sessions, in pieces that are not smaller than they must be.
@@ -322,7 +249,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
     demand.linked = nullptr;
     --trigger.linked;
     demand.ready = left;
-    if (left > 0 && trigger.Left() > trigger.linked && trigger.blocked.empty()) {
+    if (left > 0 && trigger.Left(now) > trigger.linked && trigger.blocked.empty()) {
       demand.linked = &fp;
       fp.demands.PushBack(&demand);
       fp.ready += left;
@@ -331,7 +258,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
       demand.blocked = true;
       trigger.blocked.PushBack(&demand);
     }
-    if (trigger.concurrency != 0 && !trigger.blocked.empty()) crowded.push_back(&trigger);
+    if (trigger.Bounded() && !trigger.blocked.empty()) crowded.push_back(&trigger);
     if (taken == 0 && want > 0) break;
   }
   WaitingChanged(fp);
@@ -399,25 +326,11 @@ void Dispatcher::Impl::GiveUp(SessionLoad& load, TriggerNumber trigger, std::uin
   if (state.concurrency != 0) Unblock(state, wakes);
 }
 
-void Dispatcher::Impl::Withdraw(TriggerState& trigger, PartitionId partition, Wakes& wakes) {
-  if (partition.value() >= trigger.demands.size()) return;
-  Demand* demand = trigger.demands[partition.value()].get();
-  if (demand == nullptr) return;
-  SetDemand(*demand, 0, 0);
-  if (trigger.function->alone_waiting == 0) Unreserve(*trigger.function, wakes);
-  if (!trigger.blocked.empty()) Unblock(trigger, wakes);
-  WakeWaiters(*trigger.function, nullptr, wakes);  // it claims nothing any more
-}
-
-void Dispatcher::Impl::Shortfall(const Grant& grant, Wakes& wakes) {
-  Withdraw(*triggers[grant.trigger.value()], grant.partition, wakes);
-  WakePartition(grant.partition, wakes);
-}
-
-void Dispatcher::Impl::NotSent(const Grant& grant) {
+void Dispatcher::Impl::NotSent(const Grant& grant, std::size_t count) {
   Wakes wakes;
   {
     MutexLock lock(mutex);
+    triggers[grant.trigger.value()]->rate.GiveBack(count);
     Shortfall(grant, wakes);
   }
   WakeAll(wakes);
@@ -475,57 +388,18 @@ Dispatcher::Dispatcher(AnswerSink& answers, PartitionWaker& waker)
 
 Dispatcher::~Dispatcher() = default;
 
-TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view function,
-                                     std::uint32_t concurrency, std::string_view was) {
+std::optional<Instant> Dispatcher::Exchange(PartitionId partition,
+                                            std::span<const ReadyOffer> offers, Instant now,
+                                            std::vector<Grant>& grants) {
   Impl::Wakes wakes;
-  TriggerNumber number;
-  {
-    MutexLock lock(impl_->mutex);
-    FunctionState& serving = impl_->Function(function);
-    // Renamed: what waits and what is in flight is still its own.
-    const auto former =
-        was.empty() ? impl_->trigger_numbers.end() : impl_->trigger_numbers.find(std::string(was));
-    if (former != impl_->trigger_numbers.end() &&
-        !impl_->trigger_numbers.contains(std::string(name))) {
-      const TriggerNumber kept = former->second;
-      impl_->trigger_numbers.erase(former);
-      impl_->trigger_numbers.emplace(std::string(name), kept);
-    }
-    const auto [found, added] = impl_->trigger_numbers.try_emplace(
-        std::string(name), TriggerNumber(static_cast<std::uint32_t>(impl_->triggers.size())));
-    number = found->second;
-    if (added) {
-      auto made = std::make_unique<TriggerState>();
-      made->number = number;
-      made->function = &serving;
-      made->concurrency = concurrency;
-      impl_->triggers.push_back(std::move(made));
-      return number;
-    }
-    TriggerState& trigger = *impl_->triggers[number.value()];
-    if (trigger.function == &serving && trigger.concurrency == concurrency) return number;
-    for (const auto& demand : trigger.demands) {
-      if (demand != nullptr) impl_->Unlink(*demand);
-    }
-    FunctionState& served = *std::exchange(trigger.function, &serving);
-    if (served.alone_waiting == 0) impl_->Unreserve(served, wakes);
-    trigger.concurrency = concurrency;
-    for (const auto& demand : trigger.demands) {
-      if (demand != nullptr) impl_->Link(*demand);
-    }
-    impl_->WakeWaiters(serving, nullptr, wakes);
-    impl_->WakeAlone(serving, wakes);
-  }
-  impl_->WakeAll(wakes);
-  return number;
-}
-
-void Dispatcher::Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
-                          std::vector<Grant>& grants) {
-  Impl::Wakes wakes;
+  std::optional<Instant> again;
   {
     MutexLock lock(impl_->mutex);
     PartitionDemand& state = impl_->Partition(partition);
+    impl_->now = std::max(impl_->now, now);
+    impl_->exchanging = partition;
+    state.woken = true;  // it is here
+    impl_->FeedStarved(wakes);
     state.woken = false;
     for (const ReadyOffer& offer : offers) {
       TOCSIN_CHECK(offer.trigger.value() < impl_->triggers.size());
@@ -543,6 +417,7 @@ void Dispatcher::Exchange(PartitionId partition, std::span<const ReadyOffer> off
       const bool waited = demand->linked != nullptr;
       impl_->SetDemand(*demand, offer.ready, offer.ready_alone);
       if (waited && demand->linked == nullptr) impl_->Unblock(trigger, wakes);
+      impl_->NoteStarved(trigger, wakes);
       FunctionPartition& fp = trigger.function->partitions[partition];
       fp.function = trigger.function;
       fp.partition = partition;
@@ -557,18 +432,11 @@ void Dispatcher::Exchange(PartitionId partition, std::span<const ReadyOffer> off
       impl_->GrantShare(*fp, grants, wakes);
       impl_->WakeWaiters(*fp->function, fp, wakes);
     }
+    if (!state.kept.empty()) again = state.kept.begin()->first;
+    impl_->exchanging.reset();
   }
   impl_->WakeAll(wakes);
-}
-
-void Dispatcher::Withdraw(PartitionId partition, TriggerNumber trigger) {
-  Impl::Wakes wakes;
-  {
-    MutexLock lock(impl_->mutex);
-    TOCSIN_CHECK(trigger.value() < impl_->triggers.size());
-    impl_->Withdraw(*impl_->triggers[trigger.value()], partition, wakes);
-  }
-  impl_->WakeAll(wakes);
+  return again;
 }
 
 void Dispatcher::Release(const Grant& grant, std::uint32_t unused_count,
@@ -577,7 +445,10 @@ void Dispatcher::Release(const Grant& grant, std::uint32_t unused_count,
   Impl::Wakes wakes;
   {
     MutexLock lock(impl_->mutex);
-    if (unused_count > 0) impl_->Shortfall(grant, wakes);
+    if (unused_count > 0) {
+      impl_->triggers[grant.trigger.value()]->rate.GiveBack(unused_count);
+      impl_->Shortfall(grant, wakes);
+    }
     SessionLoad& load = impl_->LoadOf(*grant.session);
     if (!load.detached) {
       TOCSIN_CHECK(unused_count <= grant.count && unused_count <= load.taken);

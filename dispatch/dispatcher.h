@@ -1,6 +1,7 @@
 // Dispatcher: decides which session gets how many deliveries of which trigger.
 //
-//   shard --Exchange(ready counts)--> [credit, concurrency, pause of workers] --> grants --> shard
+//   shard --Exchange(ready counts)--> [credit, concurrency, rate, pause of workers]
+//         --> grants --> shard, and when to come again for what a rate keeps back
 //   session --answers--> credit freed --> Wake(partition) for those that still wait
 //
 // A shard takes the mutex once per turn; a worker's frame takes it once. Grants rotate over
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +24,7 @@
 #include "broker/base/clock.h"
 #include "broker/base/ids.h"
 #include "dispatch/delivery.h"
+#include "dispatch/trigger_spec.h"
 #include "dispatch/worker_link.h"
 
 namespace tocsin {
@@ -92,17 +95,22 @@ class Dispatcher {
   Dispatcher& operator=(const Dispatcher&) = delete;
 
   // The same name gives the same number for the life of the process, and a new name that of its
-  // former one (`was`; empty: none). Changes function and concurrency (0: unlimited) of an existing
-  // one.
+  // former one (`was`; empty: none). Changes function, concurrency (0: unlimited) and rate of an
+  // existing one; what its rate has left goes on with another rate.
   TriggerNumber SetTrigger(std::string_view name, std::string_view function,
-                           std::uint32_t concurrency, std::string_view was = {});
+                           std::uint32_t concurrency, const Rate& rate = {},
+                           std::string_view was = {});
 
   // Called by the partition's shard once per turn with every trigger whose count changed since;
   // appends to `grants`. What could not be granted is remembered: Wake() follows when it can. What
   // is granted is subtracted here. Where less is taken than was granted, what is left counts as
   // nothing and the partition is woken: after a Wake() it offers all that it has ready.
-  void Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
-                std::vector<Grant>& grants);
+  //
+  // `now` never goes back. Returns when the partition is to exchange again, with offers or without,
+  // for the sake of triggers whose rate is used up; nullopt: for none. The next one's answer
+  // replaces this one's.
+  std::optional<Instant> Exchange(PartitionId partition, std::span<const ReadyOffer> offers,
+                                  Instant now, std::vector<Grant>& grants);
   // The partition has nothing of the trigger any more. As an offer of 0, but nothing is granted.
   void Withdraw(PartitionId partition, TriggerNumber trigger);
   // At most once per grant. `unused_bytes` is grant.bytes less what was delivered, at least 0.
@@ -121,6 +129,9 @@ class Dispatcher {
 
   // Tells every session to drain; no grants from now on (used by SIGTERM).
   void DrainAll(const std::string& reason);
+
+  // Whether deliveries of the trigger wait for its rate.
+  bool Throttled(std::string_view trigger) const;
 
   std::vector<SessionInfo> Sessions() const;
   // Functions that are served now, and how many sessions serve each.

@@ -1,7 +1,8 @@
 // The state behind Dispatcher and WorkerSession. Internal to dispatch.
 //
 //   TriggerState 1--* Demand (per partition) --> linked into FunctionPartition.demands, or, when
-//   the trigger's concurrency is used up, into TriggerState.blocked, first come first served
+//   the trigger's concurrency or its rate is used up, into TriggerState.blocked, first come first
+//   served
 //   FunctionState 1--* FunctionPartition; those with demands stand in FunctionState.waiting, the
 //   one that was granted longest ago first
 //
@@ -10,17 +11,22 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "broker/base/mutex.h"
 #include "dispatch/dispatcher.h"
 #include "dispatch/intrusive_list.h"
+#include "dispatch/rate_limit.h"
 #include "dispatch/worker_session.h"
 
 namespace tocsin {
@@ -55,9 +61,17 @@ struct TriggerState {
   DemandList blocked;
   std::vector<std::unique_ptr<Demand>> demands;  // by partition; null until something was ready
 
-  std::uint64_t Left() const {
-    if (concurrency == 0) return ~std::uint64_t{0};
-    return in_use >= concurrency ? 0 : concurrency - in_use;
+  RateLimit rate;
+  // Its rate is used up and somebody waits for it: it is looked at again then. It stands in
+  // Impl::starved and in its keeper's `kept`.
+  std::optional<Instant> due;
+  PartitionId keeper;  // the partition that comes again for it, for all its demands
+
+  bool Bounded() const { return concurrency != 0 || rate.limited(); }
+  std::uint64_t Left(Instant now) const {
+    const std::uint64_t begin = rate.Left(now);
+    if (concurrency == 0) return begin;
+    return std::min<std::uint64_t>(begin, in_use >= concurrency ? 0 : concurrency - in_use);
   }
 };
 
@@ -110,9 +124,12 @@ struct FunctionState {
   WorkerSession* reserved = nullptr;
 };
 
+using StarvedSet = std::set<std::pair<Instant, TriggerNumber>>;
+
 struct PartitionDemand {
   std::vector<FunctionPartition*> pending;
   bool woken = false;
+  StarvedSet kept;  // of Dispatcher::Impl::starved, those for which it comes again
 };
 
 // What left a session, for the dispatcher to account.
@@ -138,6 +155,10 @@ struct Dispatcher::Impl {
   void SetDemand(Demand& demand, std::size_t ready, std::size_t alone)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Unblock(TriggerState& trigger, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  static const Demand* Waiter(const TriggerState& trigger);
+  void NoteStarved(TriggerState& trigger, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void ForgetStarved(TriggerState& trigger) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void FeedStarved(Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   std::uint64_t FreeFor(const FunctionState& function) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   std::uint64_t ShareOf(const FunctionPartition& fp, std::uint64_t free) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
@@ -148,6 +169,7 @@ struct Dispatcher::Impl {
   void Take(const std::shared_ptr<WorkerSession>& session, Demand& demand, std::uint64_t count,
             std::uint64_t bytes, bool alone, std::vector<Grant>& grants)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  bool AloneMayGo(const FunctionState& function) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Reserve(FunctionState& function) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Unreserve(FunctionState& function, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void WakePartition(PartitionId id, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
@@ -166,7 +188,7 @@ struct Dispatcher::Impl {
   void Shortfall(const Grant& grant, Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   // Without it.
-  void NotSent(const Grant& grant);
+  void NotSent(const Grant& grant, std::size_t count);
   void WakeAll(const Wakes& wakes);
   void Finish(WorkerSession& session, const std::vector<Finished>& finished);
   void SetCredit(WorkerSession& session, const Credit& credit);
@@ -175,7 +197,10 @@ struct Dispatcher::Impl {
   AnswerSink& answers;
   PartitionWaker& waker;
   mutable Mutex mutex;
+  Instant now ABSL_GUARDED_BY(mutex){};  // of the latest Exchange()
   std::vector<std::unique_ptr<TriggerState>> triggers ABSL_GUARDED_BY(mutex);
+  StarvedSet starved ABSL_GUARDED_BY(mutex);
+  std::optional<PartitionId> exchanging ABSL_GUARDED_BY(mutex);  // whose Exchange() runs
   absl::flat_hash_map<std::string, TriggerNumber> trigger_numbers ABSL_GUARDED_BY(mutex);
   std::map<std::string, std::unique_ptr<FunctionState>, std::less<>> functions
       ABSL_GUARDED_BY(mutex);

@@ -161,6 +161,12 @@ std::vector<SessionInfo> Dispatcher::Sessions() const {
   return infos;
 }
 
+bool Dispatcher::Throttled(std::string_view trigger) const {
+  MutexLock lock(impl_->mutex);
+  const auto number = impl_->trigger_numbers.find(std::string(trigger));
+  return number != impl_->trigger_numbers.end() && impl_->triggers[number->second.value()]->due;
+}
+
 std::vector<std::pair<std::string, std::size_t>> Dispatcher::Functions() const {
   std::vector<std::pair<std::string, std::size_t>> served;
   MutexLock lock(impl_->mutex);

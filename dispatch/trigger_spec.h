@@ -36,11 +36,20 @@ struct BacklogPolicy {
   bool operator==(const BacklogPolicy&) const = default;
 };
 
+// At most `count` deliveries begin in each `per`, evenly.
+struct Rate {
+  std::uint32_t count = 0;  // 0: not limited
+  Duration per = std::chrono::seconds(1);
+
+  bool operator==(const Rate&) const = default;
+};
+
 struct TriggerPolicy {
   std::string function;
   Duration timeout = std::chrono::seconds(30);    // lease of one attempt
   Duration timeout_max = std::chrono::hours(12);  // with every Extend
   std::uint32_t concurrency = 0;                  // in flight in this process; 0: credit bounds it
+  Rate rate;                                      // attempts begun by this process
   Order order = Order::kKey;
   RetryPolicy retry;
   OnExhausted on_exhausted = OnExhausted::kSkip;

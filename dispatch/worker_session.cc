@@ -174,7 +174,7 @@ bool WorkerSession::Deliver(const Grant& grant, PartitionId partition,
                deliveries.size(), grant.count);
   Impl& s = *impl_;
   if (s.Send(grant, partition, deliveries)) return true;
-  s.dispatcher.NotSent(grant);
+  s.dispatcher.NotSent(grant, deliveries.size());
   return false;
 }
 

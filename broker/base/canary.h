@@ -41,10 +41,11 @@ enum class Canary : std::uint8_t {
   kSkipUnrecorded,    // an instant that does not fire leaves no record
   kPriorNotHeld,      // after a restart a key goes on while its delivery waits to be repeated
   kCreditLost,        // a worker's credit that was granted and not used is not given back
+  kRatePassed,        // a trigger's rate is not used up
 };
 
 // By their value.
-inline constexpr std::array<std::string_view, 25> kCanaryNames = {"none",
+inline constexpr std::array<std::string_view, 26> kCanaryNames = {"none",
                                                                   "confirmed_early",
                                                                   "dispatched_early",
                                                                   "attempt_forgotten",
@@ -68,7 +69,8 @@ inline constexpr std::array<std::string_view, 25> kCanaryNames = {"none",
                                                                   "match_forgotten",
                                                                   "skip_unrecorded",
                                                                   "prior_not_held",
-                                                                  "credit_lost"};
+                                                                  "credit_lost",
+                                                                  "rate_passed"};
 
 #ifdef TOCSIN_CANARIES
 inline Canary planted = Canary::kNone;

@@ -74,7 +74,7 @@ std::string Paint(bool colored, Tint tint, std::string_view text) {
 }
 
 Tint TintOfState(std::string_view state) {
-  static constexpr std::array<std::pair<std::string_view, Tint>, 17> kTints = {{
+  static constexpr std::array<std::pair<std::string_view, Tint>, 18> kTints = {{
       {"active", Tint::kGreen},
       {"serving", Tint::kGreen},
       {"running", Tint::kGreen},
@@ -82,6 +82,7 @@ Tint TintOfState(std::string_view state) {
       {"starting", Tint::kYellow},
       {"paused", Tint::kYellow},
       {"detached", Tint::kYellow},
+      {"throttled", Tint::kYellow},
       {"draining", Tint::kYellow},
       {"waiting", Tint::kYellow},
       {"expired", Tint::kYellow},

@@ -30,6 +30,15 @@ std::string OptionalSpan(const std::optional<Duration>& span) {
   return span ? Quoted(FormatDuration(*span)) : "null";
 }
 
+std::string RateJson(const Rate& rate) {
+  if (rate.count == 0) return "";
+  const char unit = rate.per >= std::chrono::hours(24)    ? 'd'
+                    : rate.per >= std::chrono::hours(1)   ? 'h'
+                    : rate.per >= std::chrono::minutes(1) ? 'm'
+                                                          : 's';
+  return fmt::format(R"("rate":"{}/{}",)", rate.count, unit);
+}
+
 }  // namespace
 
 // Changing this text changes every trigger's config hash, which makes all of them new generations
@@ -42,7 +51,7 @@ std::string CanonicalTriggerJson(const TriggerPolicy& policy, const RouteSpec& r
   }
   return fmt::format(
       R"({{"backlog":{{"max_age":{},"max_size":{},"when_full":"{}"}},"concurrency":{},)"
-      R"("filters":{},"function":{},"on_exhausted":"{}","order":"{}",{})"
+      R"("filters":{},"function":{},"on_exhausted":"{}","order":"{}",{}{})"
       R"("retry":{{"attempts":{},"backoff":{},"factor":{},"jitter":"{}","max_age":{},)"
       R"("max_backoff":{}}},"sources":[{}],"timeout":{},"timeout_max":{}{}}})",
       OptionalSpan(policy.backlog.age_max),
@@ -51,7 +60,8 @@ std::string CanonicalTriggerJson(const TriggerPolicy& policy, const RouteSpec& r
       route.filter == nullptr ? "null" : route.filter->ToJson(), Quoted(policy.function),
       policy.on_exhausted == OnExhausted::kPark ? "park" : "skip", OrderName(policy.order),
       route.pattern == nullptr ? "" : fmt::format(R"("pattern":{},)", route.pattern->ToJson()),
-      policy.retry.attempts_max, Quoted(FormatDuration(policy.retry.backoff)), policy.retry.factor,
+      RateJson(policy.rate), policy.retry.attempts_max,
+      Quoted(FormatDuration(policy.retry.backoff)), policy.retry.factor,
       policy.retry.jitter == Jitter::kNone ? "none" : "full", OptionalSpan(policy.retry.age_max),
       Quoted(FormatDuration(policy.retry.backoff_max)), sources,
       Quoted(FormatDuration(policy.timeout)), Quoted(FormatDuration(policy.timeout_max)),

@@ -233,6 +233,10 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy) {
   section.Integer("concurrency", policy.concurrency, 1, 1'000'000,
                   "deliveries in flight; `unlimited` leaves it to the workers' credit",
                   "unlimited");
+  section.PerTime(
+      "rate", policy.rate.count, policy.rate.per,
+      "attempts that begin, evenly, over all partitions: `20/s`, or per `m`, `h` or `d`; "
+      "what is not used is kept for a tenth of a second");
   section.Choice("order", policy.order,
                  {{"key", Order::kKey}, {"partition", Order::kPartition}, {"none", Order::kNone}},
                  "one at a time and in order: per key, per partition, not at all");

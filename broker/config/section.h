@@ -111,6 +111,9 @@ class Section {
                        std::uint64_t min, std::uint64_t max, std::string_view description);
   bool Number(std::string_view name, double& target, double min, double max,
               std::string_view description);
+  // `20/s`, `600/m`, per second, minute, hour or day; `unlimited` is a count of 0.
+  bool PerTime(std::string_view name, std::uint32_t& count, Duration& per,
+               std::string_view description);
   bool Boolean(std::string_view name, bool& target, std::string_view description);
   bool TextList(std::string_view name, std::vector<std::string>& target,
                 std::string_view description);

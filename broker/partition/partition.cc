@@ -512,6 +512,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   Instant next = last_housekeeping + housekeep_every;
   if (replay_due) next = std::min(next, *replay_due);
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
+  if (rates_due) next = std::min(next, *rates_due);
   // Without room nothing fires; housekeeping looks again.
   if (!closing && SchedulesRun()) {
     const auto wake = [&](WallTime when) {

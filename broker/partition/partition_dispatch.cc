@@ -303,9 +303,10 @@ void Partition::Impl::ExchangeAndDeliver() {
     }
   }
   // Woken, it comes also with nothing: who wakes it believes otherwise, and wakes nobody else.
-  if (offers.empty() && !was_woken) return;
+  const bool rate_due = rates_due && *rates_due <= now;
+  if (offers.empty() && !was_woken && !rate_due) return;
   std::vector<Grant> grants;
-  ports.dispatcher.Exchange(options.id, offers, grants);
+  rates_due = ports.dispatcher.Exchange(options.id, offers, now, grants);
   for (Grant& grant : grants) {
     const auto ordinal = by_number.find(grant.trigger.value());
     Runtime* runtime = ordinal == by_number.end() ? nullptr : RuntimeOf(ordinal->second);

@@ -423,6 +423,7 @@ struct Partition::Impl {
   std::vector<TriggerOrdinal> touched;
   absl::flat_hash_set<std::uint32_t> ready;  // ordinals with something ready
   bool woken = false;
+  std::optional<Instant> rates_due;  // when it exchanges again for what a rate keeps back
   std::set<std::pair<Instant, std::uint32_t>> dues;
   absl::flat_hash_map<std::uint64_t, std::weak_ptr<WorkerSession>> sessions;
   // By trigger and offset, only above 0.

@@ -403,6 +403,9 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
         out.add_notes(fmt::format("key `{}` holds it up", state->second.blocking_key()));
       }
       if (state->second.state() == "paused") out.add_notes("it is paused");
+      if (state->second.state() == "throttled") {
+        out.add_notes("its `rate` is used up: what is ready waits for its turn");
+      }
       if (state->second.state() == "detached") out.add_notes("it is detached");
       if (state->second.workers() == 0 && !state->second.function().empty()) {
         out.add_notes(fmt::format("no worker serves `{}`", state->second.function()));

@@ -109,6 +109,10 @@ std::vector<v1::TriggerStatus> GatherTriggers(const std::vector<PartitionSnapsho
     status.set_oldest_age_ms(
         gathered.oldest ? std::max<std::int64_t>(0, Milliseconds(now - *gathered.oldest)) : -1);
     const auto serving = workers.find(status.function());
+    if (gathered.state == TriggerState::kActive && status.ready() > 0 &&
+        dispatcher.Throttled(name)) {
+      status.set_state("throttled");
+    }
     if (serving != workers.end()) status.set_workers(static_cast<std::uint32_t>(serving->second));
     triggers.push_back(std::move(status));
   }

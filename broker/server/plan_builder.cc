@@ -142,7 +142,7 @@ absl::Status CheckListener(std::string_view key, const std::string& address, boo
 
 TriggerNumber NumberTrigger(const TriggerSpec& spec, bool renamed, Dispatcher& dispatcher) {
   return dispatcher.SetTrigger(spec.name, spec.policy.function, spec.policy.concurrency,
-                               renamed ? spec.was : std::string());
+                               spec.policy.rate, renamed ? spec.was : std::string());
 }
 
 absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(

@@ -19,7 +19,7 @@
 namespace tocsin {
 
 // The plan of `config`: every trigger with its route and its number in `dispatcher` (which from
-// then on knows its function and concurrency), every timer as a schedule.
+// then on knows its function and limits), every timer as a schedule.
 //   kInvalidArgument  a schedule that cannot be parsed; LoadConfig() has refused it before
 // `more` are triggers beside those of the file.
 absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(

@@ -13,7 +13,9 @@
 #include <cstddef>
 #include <cstring>
 #include <future>
+#include <set>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "broker/base/check.h"
@@ -310,11 +312,17 @@ absl::Status Server::Impl::MakeLocalWorkers() {
 void Server::Impl::GatherLoads(std::function<void(LocalLoads)> done) {
   shards->Snapshots([this, done = std::move(done)](const std::vector<PartitionSnapshot>& taken) {
     LocalLoads loads;
+    std::set<std::string> throttled;
     for (const PartitionSnapshot& partition : taken) {
       for (const TriggerBooks& books : partition.triggers) {
         if (books.function.empty()) continue;
         LocalLoad& load = loads[books.function];
-        load.queued += books.ready;
+        // For those that wait for their rate one more worker is enough.
+        if (books.ready > 0 && dispatcher->Throttled(books.name)) {
+          load.queued += throttled.insert(books.name).second ? 1u : 0u;
+        } else {
+          load.queued += books.ready;
+        }
         load.in_flight += books.leased;
       }
     }

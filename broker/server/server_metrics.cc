@@ -41,7 +41,7 @@ void ServerMetrics::Register(const Sources& sources) {
   RegisterWorkers(*sources.workers, *sources.dispatcher);
   RegisterJournal(sources.journal);
   RegisterPartitions();
-  RegisterTriggers();
+  RegisterTriggers(*sources.dispatcher);
   RegisterSources(sources.sources);
   RegisterFunctions(sources.functions);
   RegisterSchedules();
@@ -261,7 +261,7 @@ void ServerMetrics::RegisterPartitions() {
       [](const Snapshot& s) { return s.pinned_bytes; });
 }
 
-void ServerMetrics::RegisterTriggers() {
+void ServerMetrics::RegisterTriggers(const Dispatcher& dispatcher) {
   const auto add = [this](const std::string& name, const std::string& help, Kind kind,
                           std::uint64_t (*value)(const TriggerBooks&)) {
     registry_.AddCollector(name, help, kind, [this, value] {
@@ -302,6 +302,27 @@ void ServerMetrics::RegisterTriggers() {
   add("tocsin_trigger_blocked", "Partitions on which one key blocks the trigger.", Kind::kGauge,
       [](const Books& b) {
         return std::uint64_t{b.state == TriggerState::kBlockedByKey ? 1u : 0u};
+      });
+  registry_.AddCollector(
+      "tocsin_trigger_throttled", "1 while deliveries wait for the trigger's rate.", Kind::kGauge,
+      [this, d = &dispatcher] {
+        std::map<std::string, bool> waits;
+        {
+          MutexLock lock(mutex_);
+          for (const PartitionSnapshot& snapshot : snapshots_) {
+            for (const TriggerBooks& books : snapshot.triggers) {
+              bool& ready = waits[books.name];
+              ready = ready || (books.ready > 0 && books.state == TriggerState::kActive);
+            }
+          }
+        }
+        Samples samples;
+        samples.reserve(waits.size());
+        for (const auto& [trigger, ready] : waits) {
+          samples.push_back({.labels = {{"trigger", trigger}},
+                             .value = ready && d->Throttled(trigger) ? 1.0 : 0.0});
+        }
+        return samples;
       });
 }
 

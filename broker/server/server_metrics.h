@@ -70,7 +70,7 @@ class ServerMetrics {
   void RegisterPublish(PublishCounters& counters);
   void RegisterWorkers(const WorkerCounters& counters, const Dispatcher& dispatcher);
   void RegisterJournal(std::function<JournalInfo()> info);
-  void RegisterTriggers();
+  void RegisterTriggers(const Dispatcher& dispatcher);
   void RegisterSources(const std::function<std::vector<SourceSample>()>& list);
   void RegisterFunctions(const std::function<std::vector<v1::FunctionStatus>()>& list);
   void RegisterSchedules();

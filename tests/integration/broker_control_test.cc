@@ -300,11 +300,30 @@ TEST_F(BrokerControlTest, MetricsSatisfyPrometheus) {
   EXPECT_THAT(metrics.body, HasSubstr("tocsin_published_events_total 2\n"));
   EXPECT_THAT(metrics.body, HasSubstr("tocsin_published_duplicates_total 1\n"));
   EXPECT_THAT(metrics.body, HasSubstr("tocsin_trigger_acked_total{trigger=\"all\"} 2\n"));
+  EXPECT_THAT(metrics.body, HasSubstr("tocsin_trigger_throttled{trigger=\"all\"} 0\n"));
   EXPECT_THAT(metrics.body, HasSubstr("tocsin_workers{function=\"work\"} 1\n"));
   std::FILE* promtool = popen("promtool check metrics 2>&1", "w");
   ASSERT_NE(promtool, nullptr);
   std::fwrite(metrics.body.data(), 1, metrics.body.size(), promtool);
   EXPECT_EQ(WEXITSTATUS(pclose(promtool)), 0);
+}
+
+TEST_F(BrokerControlTest, AThrottledTriggerIsToldAndGoesOnWithAnotherRate) {
+  SetConfig(OneTrigger("    rate: 1/h\n"));
+  StartBroker();
+  PublishAll({MakeEvent("a"), MakeEvent("b"), MakeEvent("c")});
+  TestWorker worker(Channel(), "work");
+  worker.Ack(worker.Take(1));
+  ASSERT_TRUE(Eventually([&] { return Books("all").acked() == 1; }));
+  EXPECT_EQ(Books("all").state(), "throttled");
+  EXPECT_THAT(Get("/metrics").body, HasSubstr("tocsin_trigger_throttled{trigger=\"all\"} 1\n"));
+  SetConfig(OneTrigger("    rate: 1000/s\n"));
+  const ReloadReport report = server_->Reload();
+  EXPECT_THAT(report.errors, IsEmpty());
+  EXPECT_THAT(report.changes, ElementsAre("trigger `all`: changed"));
+  worker.Ack(worker.Take(2));
+  ASSERT_TRUE(Eventually([&] { return Books("all").acked() == 3; }));
+  EXPECT_EQ(Books("all").state(), "active");
 }
 
 TEST_F(BrokerControlTest, HttpAnswersWhatItKnows) {

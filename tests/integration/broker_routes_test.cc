@@ -130,6 +130,27 @@ TEST_F(BrokerRoutesTest, ErrorsHaveTheirPlaceAndChangeNothing) {
   EXPECT_EQ(Remove("all").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+TEST_F(BrokerRoutesTest, ExplainTellsThatADeliveryWaitsForTheRate) {
+  SetConfig(OneTrigger());
+  StartBroker();
+  EXPECT_THAT(Apply("triggers: { slow: { function: work, rate: 1/h, "
+                    "filters: [ { exact: { type: slow } } ] } }")
+                  .changes(),
+              ElementsAre("trigger `slow`: added"));
+  TestWorker worker(Channel(), "work");
+  PublishAll({MakeEvent("a", "slow", "k"), MakeEvent("b", "slow", "k")});
+  worker.Ack(worker.Take(2));
+  worker.Ack(worker.Take(1));  // b of `all`
+  ASSERT_TRUE(Eventually([&] { return Books("slow").acked() + Books("all").acked() == 3; }));
+  ASSERT_TRUE(Eventually([&] { return Books("slow").state() == "throttled"; }));
+  const Explained explained = ExplainId("b");
+  EXPECT_TRUE(explained.status.ok());
+  const v1::TriggerVerdict& verdict = explained.verdicts.at("slow");
+  EXPECT_EQ(verdict.state(), "throttled");
+  EXPECT_THAT(std::vector<std::string>(verdict.notes().begin(), verdict.notes().end()),
+              ::testing::Contains(HasSubstr("its `rate` is used up")));
+}
+
 TEST_F(BrokerRoutesTest, AnAppliedTriggersTransformHoldsAtOnceAndExplainShowsIt) {
   SetConfig("functions:\n  work: {}\n  other: {}\ntriggers:\n  all:\n    function: work\n");
   StartBroker();

@@ -144,6 +144,22 @@ class TestCommand(unittest.TestCase):
         self.assertEqual(test["failures"], [])
         self.assertEqual(test["for"], "3s")
 
+    def test_a_rate_holds_under_the_virtual_clock(self):
+        paid = "{ event: { id: %s, type: paid, data: { total: 50 } } }"
+        self.write("""\
+tests:
+  - name: one
+    events: [ %s ]
+    expect:
+      paid:
+        a: { outcome: acked, at: [0s] }
+        b: { outcome: acked, at: [500ms] }
+        c: { outcome: acked, at: [1s] }
+""" % ", ".join(paid % name for name in "abc"),
+                   config=CONFIG.replace("timeout: 5s", "timeout: 5s\n      rate: 2/s"))
+        code, out, err = run("test", self.path)
+        self.assertEqual(code, 0, out + err)
+
     def test_a_transform_changes_what_is_delivered_alone(self):
         test = self.one("""\
     events:

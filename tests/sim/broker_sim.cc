@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
+
 #include "tests/sim/broker_sim_world.h"
 
 namespace tocsin {
@@ -95,6 +98,7 @@ bool Sim::Drained() {
 
 void Sim::Quiesce() {
   storage_->Heal();
+  held_ = false;
   breaks_ = false;
   detached_.clear();
   if (storage_->faulty()) Crash();
@@ -175,6 +179,39 @@ bool Sim::SendRest() {
   return !left || trims_;
 }
 
+void Sim::DrawRate(Random& random) {
+  rate_.count = static_cast<std::uint32_t>(2 + random.Below(40));
+}
+
+void Sim::ChangeRate() {
+  FillRate();
+  DrawRate(random_);
+  rate_left_ += 1 + 0.1 * rate_.count;  // what it goes on with is at most that
+}
+
+void Sim::FillRate() {
+  const Instant now = clock_.Monotonic();
+  rate_left_ += std::chrono::duration<double>(now - rate_at_).count() * rate_.count;
+  rate_at_ = now;
+}
+
+// Nothing is on its way. What was granted may be read from the disk first, and then come in one go:
+// what the rate keeps bounds what begins after a rest, over any span.
+void Sim::NoteRest() {
+  if (rated_.empty() || held_) return;
+  FillRate();
+  rate_left_ = std::min(rate_left_, 1 + 0.1 * rate_.count);
+}
+
+void Sim::CheckRate(std::string_view id) {
+  Checked(SimCheck::kRate);
+  FillRate();
+  rate_left_ -= 1;
+  if (rate_left_ < -1e-6) {
+    Fail(fmt::format("{}: '{}' has begun more than {} a second", id, rated_, rate_.count));
+  }
+}
+
 // Nothing is on its way: what a worker was granted is with it, or its credit shrinks for good.
 void Sim::CheckCredit() {
   for (const SessionInfo& session : life_->dispatcher.Sessions()) {
@@ -243,12 +280,15 @@ std::uint32_t Sim::DrawSteps() {
 
 BrokerSimResult Sim::Run() {
   const std::array<bool*, kSimClasses.size()> classes = {
-      &crashes_, &deaths_, &fails_,  &poison_,    &emits_,      &dups_,   &reloads_,   &full_,
-      &letters_, &pauses_, &breaks_, &clock_set_, &schedules_,  &trims_,  &half_open_, &suspends_,
-      &damage_,  &routes_, &delays_, &expiry_,    &streams_on_, &renames_};
+      &crashes_, &deaths_, &fails_,  &poison_,    &emits_,      &dups_,    &reloads_,   &full_,
+      &letters_, &pauses_, &breaks_, &clock_set_, &schedules_,  &trims_,   &half_open_, &suspends_,
+      &damage_,  &routes_, &delays_, &expiry_,    &streams_on_, &renames_, &rates_};
+  // Without the classes that came later a seed is the history that it was.
+  constexpr std::size_t kFirstClasses = 19;
+  SeededRandom later(options_.seed ^ 0x72617465u);
   result_.steps = DrawSteps();
   for (std::size_t i = 0; i < classes.size(); ++i) {
-    const bool on = Chance(i < 6 ? 75 : 50);
+    const bool on = i < kFirstClasses ? Chance(i < 6 ? 75 : 50) : later.Below(100) < 30;
     *classes[i] = on && (options_.without >> i & 1) == 0;
   }
   damage_ = damage_ && options_.disk && Chance(50);
@@ -257,7 +297,11 @@ BrokerSimResult Sim::Run() {
   if (options_.canary == SimCanary::kLyingDirSync) storage_->LieAboutSyncs(false, true);
   keys_ = 1 + random_.Below(8);
   filter_ = Chance(50);
-  if (streams_on_ && Chance(50)) backlog_max_ = 1 + random_.Below(8);
+  if (streams_on_ && later.Below(2) == 0) backlog_max_ = 1 + later.Below(8);
+  if (rates_) {
+    rated_ = Plans()[later.Below(3)].name;
+    DrawRate(later);
+  }
   detached_.insert("late");
   if (trims_) {
     log_bytes_max_ = storage_->small_log() * (1 + random_.Below(4));
@@ -300,9 +344,9 @@ void Sim::Step() {
   } else if (choice < 69 && full_) {
     storage_->SetFull(Chance(50));
   } else if (choice < 70 && full_) {
-    storage_->Hold(true);
+    storage_->Hold(held_ = true);
   } else if (choice < 73 && full_) {
-    storage_->Hold(false);
+    storage_->Hold(held_ = false);
   } else if (choice < 75 && letters_) {
     Letters(false);
   } else if (choice < 77 && pauses_ && opened_) {
@@ -366,6 +410,7 @@ void Sim::Reload() {
     detached_.insert(name);
     ever_detached_.insert(name);
   }
+  if (rates_ && !detached_.contains(rated_) && Chance(30)) ChangeRate();
   life_->shards.ApplyPlan(MakePlan());
   // A detached trigger's leases end unseen by their workers, when the plan gets there.
   for (std::uint32_t id = 0; id < kPartitions; ++id) {

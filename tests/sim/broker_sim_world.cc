@@ -83,6 +83,7 @@ void Sim::OnDelivered(SimWorker&, const OutgoingDelivery& delivery) {
   CheckDue(view.id);
   const std::string trigger(PlanOf(delivery.trigger_name));
   CheckExpiry(delivery, view);
+  if (trigger == rated_) CheckRate(id);
   const auto [payload, fresh] =
       payload_.try_emplace({delivery.id.partition.value(), delivery.offset.value()}, event_id);
   if (!fresh && payload->second != event_id) {
@@ -213,6 +214,7 @@ void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan&
   }
   trigger.policy.function = spec.name;
   trigger.policy.concurrency = spec.concurrency;
+  if (spec.name == rated_) trigger.policy.rate = rate_;
   trigger.policy.order = spec.order;
   trigger.from_start = spec.from_start;
   trigger.policy.timeout = std::chrono::seconds(5);
@@ -223,8 +225,8 @@ void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan&
   trigger.config_json = fmt::format("{{\"name\":\"{}{}\"}}", trigger.name, version);
   trigger.config_hash = fmt::format("{}{}", trigger.name, version);
   plan.triggers.push_back(trigger);
-  plan.numbers.push_back(
-      life_->dispatcher.SetTrigger(trigger.name, spec.name, spec.concurrency, trigger.was));
+  plan.numbers.push_back(life_->dispatcher.SetTrigger(trigger.name, spec.name, spec.concurrency,
+                                                      trigger.policy.rate, trigger.was));
 }
 
 std::shared_ptr<RoutePlan> Sim::MakePlan() {
@@ -258,6 +260,8 @@ void Sim::Start() {
     if (letters_) options.partition.letters_bytes = letter_bytes_max_;  // else nobody makes room
   }
   broken_ = false;
+  rate_left_ = 1 + 0.1 * rate_.count;
+  rate_at_ = clock_.Monotonic();
   for (int attempt = 0;; ++attempt) {
     const absl::Status status = storage_->Start();
     if (status.ok()) break;

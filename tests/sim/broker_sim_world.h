@@ -148,13 +148,13 @@ class Sim final : public PartitionObserver {
     for (std::size_t i = 0; i < tasks; ++i) {
       const bool ran = Chance(50) ? (executor_.RunOne() || storage_->Run(1) > 0)
                                   : (storage_->Run(1) > 0 || executor_.RunOne());
-      if (!ran) return;
+      if (!ran) return NoteRest();
     }
   }
   void PumpAll() {
     for (int i = 0; i < 100000; ++i) {
       const std::size_t ran = executor_.RunUntilIdle(1000) + storage_->Run(1000);
-      if (ran == 0) return;
+      if (ran == 0) return NoteRest();
     }
     Fail("the broker does not come to rest");
   }
@@ -179,6 +179,11 @@ class Sim final : public PartitionObserver {
   void Quiesce();
   bool SendRest();
   void CheckCredit();
+  void DrawRate(Random& random);
+  void ChangeRate();
+  void FillRate();
+  void NoteRest();
+  void CheckRate(std::string_view id);
   std::uint32_t DrawSteps();
   void Step();
   void DetachWorker();
@@ -247,11 +252,18 @@ class Sim final : public PartitionObserver {
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
        clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
        damage_ = true, routes_ = true, delays_ = true, expiry_ = true, streams_on_ = true,
-       renames_ = true;
+       renames_ = true, rates_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
   std::uint64_t backlog_max_ = 0;  // of the trigger "all", if not 0
   bool filter_ = false;            // the trigger "some" takes every third published event only
+
+  // With rates_: the trigger that has one, and what may begin of it now, at most.
+  std::string rated_;
+  Rate rate_;
+  double rate_left_ = 0;
+  Instant rate_at_{};
+  bool held_ = false;  // the storage
 
   // The trigger of the API: of this life, what the partitions were told last.
   std::shared_ptr<const RoutePlan> plan_;

@@ -97,6 +97,12 @@ TEST(ConfigErrorsTest, WrongShapesAreRefused) {
 TEST(ConfigErrorsTest, ValuesOutOfRangeAreRefused) {
   ExpectTriggerError("concurrency: 0", "whole number from 1");
   ExpectTriggerError("concurrency: -1", "whole number");
+  ExpectTriggerError("rate: 5", "such as 20/s or 600/m");
+  ExpectError("functions: { f: }\ntriggers: { a: { function: f, rate: 5 } }\n",
+              "t.yaml:2:37: `rate` takes so many per second");
+  ExpectTriggerError("rate: 0/s", "such as 20/s");
+  ExpectTriggerError("rate: 5/w", "such as 20/s");
+  ExpectTriggerError("rate: 1000001/s", "at most 1000000");
   ExpectTriggerError("retry: { attempts: 1.5 }", "whole number");
   ExpectTriggerError("retry: { attempts: unlimted }", "whole number");
   ExpectTriggerError("retry: { factor: .nan }", "a number from 1 to 100");

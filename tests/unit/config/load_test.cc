@@ -79,6 +79,7 @@ triggers:
     timeout: 30s
     timeout_max: 1h
     concurrency: 8
+    rate: 600/m
     order: partition
     retry: { attempts: unlimited, backoff: 200ms, factor: 1.5, max_backoff: 1m,
              jitter: none, max_age: 1d }
@@ -223,6 +224,7 @@ TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
   policy.function = "import-csv";
   policy.timeout_max = hours(1);
   policy.concurrency = 8;
+  policy.rate = {600, minutes(1)};
   policy.order = Order::kPartition;
   policy.retry = {0, milliseconds(200), 1.5, minutes(1), Jitter::kNone, hours(24)};
   policy.on_exhausted = OnExhausted::kPark;
@@ -256,6 +258,8 @@ TEST(ConfigLoadTest, ConfigHashFollowsBehaviourAndNothingElse) {
   EXPECT_EQ(plain, hash("a: { function: f, timeout: 30000ms, retry: { attempts: 8 } }"));
   EXPECT_NE(plain, hash("a: { function: f, timeout: 31s }"));
   EXPECT_NE(plain, hash("a: { function: f, sources: [s] }"));
+  EXPECT_NE(plain, hash("a: { function: f, rate: 5/s }"));
+  EXPECT_EQ(plain, hash("a: { function: f, rate: unlimited }"));
   EXPECT_NE(plain, hash("a: { function: f, filters: [ { exact: { id: x } } ] }"));
   EXPECT_EQ(hash("a: { function: f, filters: [ { exact: { id: x, type: y } } ] }"),
             hash("a: { function: f, filters: [ { exact: { type: y, id: x } } ] }"));
@@ -269,6 +273,9 @@ TEST(ConfigLoadTest, CanonicalJsonStaysAsItIs) {
             R"("filters":null,"function":"f","on_exhausted":"skip","order":"key",)"
             R"("retry":{"attempts":8,"backoff":"1s","factor":2,"jitter":"full","max_age":null,)"
             R"("max_backoff":"5m"},"sources":[],"timeout":"30s","timeout_max":"12h"})");
+  const Config paced = Load("functions: { f: }\ntriggers: { a: { function: f, rate: 600/m } }\n");
+  EXPECT_NE(paced.triggers.at(0).spec.config_json.find(R"("order":"key","rate":"600/m","retry")"),
+            std::string::npos);
   EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 

@@ -97,6 +97,7 @@ TEST(ConfigReferenceTest, DefaultsAreThoseOfTheContract) {
       {"triggers.*.timeout", "30s"},
       {"triggers.*.timeout_max", "12h"},
       {"triggers.*.concurrency", "unlimited"},
+      {"triggers.*.rate", "unlimited"},
       {"triggers.*.order", "key"},
       {"triggers.*.retry.attempts", "8"},
       {"triggers.*.retry.backoff", "1s"},

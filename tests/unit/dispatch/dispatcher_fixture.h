@@ -67,7 +67,7 @@ class DispatcherFixture : public ::testing::Test {
 
   std::vector<Grant> Exchange(std::uint32_t partition, std::vector<ReadyOffer> offers = {}) {
     std::vector<Grant> grants;
-    dispatcher_.Exchange(PartitionId(partition), offers, grants);
+    again_ = dispatcher_.Exchange(PartitionId(partition), offers, now_, grants);
     return grants;
   }
   static std::uint32_t Count(const std::vector<Grant>& grants) {
@@ -108,6 +108,7 @@ class DispatcherFixture : public ::testing::Test {
   std::vector<std::uint32_t> Woken() { return std::exchange(waker_.woken, {}); }
 
   Instant now_{std::chrono::seconds(100)};
+  std::optional<Instant> again_;  // what the latest Exchange() said
   std::string event_ = "0123456789";
   std::uint64_t next_offset_ = 0;
   FakeSink sink_;

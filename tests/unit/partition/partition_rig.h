@@ -119,7 +119,7 @@ class PartitionRig : public PartitionObserver {
       plan->triggers.push_back(triggers[i]);
       plan->numbers.push_back(dispatcher->SetTrigger(triggers[i].name, triggers[i].policy.function,
                                                      triggers[i].policy.concurrency,
-                                                     triggers[i].was));
+                                                     triggers[i].policy.rate, triggers[i].was));
     }
     plan->table = RouteTable::Build(std::move(routes));
     plan->schedules = schedules;
