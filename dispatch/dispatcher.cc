@@ -212,14 +212,18 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
   while (share > 0 && !fp.demands.empty() && !rooms.empty()) {
     Demand& demand = *fp.demands.front();
     TriggerState& trigger = *demand.trigger;
-    std::uint64_t want = std::min<std::uint64_t>(share, demand.ready);
+    // What goes together is not shared.
+    const std::uint64_t whole = std::min<std::uint64_t>(trigger.batch, demand.ready);
+    std::uint64_t want = std::max(std::min<std::uint64_t>(share, demand.ready), whole);
     if (trigger.Bounded()) {
       const std::uint64_t left = trigger.Left(now);
-      want = std::min(want, (left + trigger.linked - 1) / trigger.linked);
+      const std::uint64_t mine = (left + trigger.linked - 1) / trigger.linked;
+      want = std::min(want, std::max(mine, std::min(left, whole)));
     }
     // Spread over the sessions, in pieces that are not smaller than they must be.
     const std::uint64_t quantum =
-        std::max<std::uint64_t>((want + rooms.size() - 1) / rooms.size(), 1);
+        trigger.batch > 1 ? whole
+                          : std::max<std::uint64_t>((want + rooms.size() - 1) / rooms.size(), 1);
     std::uint64_t taken = 0;
     while (taken < want && !rooms.empty()) {
       at %= rooms.size();
@@ -241,7 +245,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
       }
     }
     granted = granted || taken > 0;
-    share -= taken;
+    share -= std::min(share, taken);
     const std::size_t left = demand.ready - static_cast<std::size_t>(taken);
     // To the back: of its partition's triggers, or of those that wait for its concurrency.
     fp.demands.Remove(&demand);

@@ -86,6 +86,19 @@ struct SessionInfo {  // for `workers`
   Instant last_heard{};
 };
 
+// Of a trigger in this process, over all partitions.
+struct TriggerLimits {
+  TriggerLimits(std::uint32_t in_flight_max = 0, const Rate& begin_max = {},
+                std::uint32_t batch_max = 1)
+      : concurrency(in_flight_max), rate(begin_max), batch(batch_max) {}
+
+  std::uint32_t concurrency;  // 0: unlimited
+  Rate rate;
+  // What a partition offers goes to one session in pieces of so many, as far as credit and
+  // concurrency allow; gathering them is the partition's part. A rate lets a piece go as a whole.
+  std::uint32_t batch;
+};
+
 class Dispatcher {
  public:
   // The ports must outlive it.
@@ -95,11 +108,10 @@ class Dispatcher {
   Dispatcher& operator=(const Dispatcher&) = delete;
 
   // The same name gives the same number for the life of the process, and a new name that of its
-  // former one (`was`; empty: none). Changes function, concurrency (0: unlimited) and rate of an
-  // existing one; what its rate has left goes on with another rate.
+  // former one (`was`; empty: none). Changes function and limits of an existing one; what its rate
+  // has left goes on with another rate.
   TriggerNumber SetTrigger(std::string_view name, std::string_view function,
-                           std::uint32_t concurrency, const Rate& rate = {},
-                           std::string_view was = {});
+                           const TriggerLimits& limits, std::string_view was = {});
 
   // Called by the partition's shard once per turn with every trigger whose count changed since;
   // appends to `grants`. What could not be granted is remembered: Wake() follows when it can. What

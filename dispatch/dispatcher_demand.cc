@@ -162,8 +162,7 @@ void Dispatcher::Impl::Shortfall(const Grant& grant, Wakes& wakes) {
 }
 
 TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view function,
-                                     std::uint32_t concurrency, const Rate& rate,
-                                     std::string_view was) {
+                                     const TriggerLimits& limits, std::string_view was) {
   Impl::Wakes wakes;
   TriggerNumber number;
   {
@@ -185,14 +184,15 @@ TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view fun
       auto made = std::make_unique<TriggerState>();
       made->number = number;
       made->function = &serving;
-      made->concurrency = concurrency;
-      made->rate.Set(rate, impl_->now);
+      made->concurrency = limits.concurrency;
+      made->batch = limits.batch;
+      made->rate.Set(limits.rate, impl_->now);
       impl_->triggers.push_back(std::move(made));
       return number;
     }
     TriggerState& trigger = *impl_->triggers[number.value()];
-    if (trigger.function == &serving && trigger.concurrency == concurrency &&
-        trigger.rate.rate() == rate) {
+    if (trigger.function == &serving && trigger.concurrency == limits.concurrency &&
+        trigger.batch == limits.batch && trigger.rate.rate() == limits.rate) {
       return number;
     }
     for (const auto& demand : trigger.demands) {
@@ -201,8 +201,9 @@ TriggerNumber Dispatcher::SetTrigger(std::string_view name, std::string_view fun
     impl_->ForgetStarved(trigger);
     FunctionState& served = *std::exchange(trigger.function, &serving);
     if (served.alone_waiting == 0) impl_->Unreserve(served, wakes);
-    trigger.concurrency = concurrency;
-    trigger.rate.Set(rate, impl_->now);
+    trigger.concurrency = limits.concurrency;
+    trigger.batch = limits.batch;
+    trigger.rate.Set(limits.rate, impl_->now);
     for (const auto& demand : trigger.demands) {
       if (demand != nullptr) impl_->Link(*demand);
     }

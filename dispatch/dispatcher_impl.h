@@ -56,6 +56,7 @@ struct TriggerState {
   TriggerNumber number;
   FunctionState* function = nullptr;
   std::uint32_t concurrency = 0;
+  std::uint32_t batch = 1;
   std::uint64_t in_use = 0;
   std::size_t linked = 0;  // its demands that stand in a FunctionPartition
   DemandList blocked;
@@ -69,7 +70,8 @@ struct TriggerState {
 
   bool Bounded() const { return concurrency != 0 || rate.limited(); }
   std::uint64_t Left(Instant now) const {
-    const std::uint64_t begin = rate.Left(now);
+    std::uint64_t begin = rate.Left(now);
+    if (begin > 0) begin = std::max<std::uint64_t>(begin, batch);  // it is not torn for the rate
     if (concurrency == 0) return begin;
     return std::min<std::uint64_t>(begin, in_use >= concurrency ? 0 : concurrency - in_use);
   }

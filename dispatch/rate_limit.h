@@ -3,6 +3,8 @@
 //
 //   In any span of time begin at most  1 + rate * (span + 100 ms).
 //
+// Who takes more than there is, because it goes together, waits the longer for the next.
+//
 // In integers, so that nothing drifts: a level of `per` (in nanoseconds) is one delivery, and each
 // nanosecond adds `count`. Threading: none of its own.
 
@@ -24,17 +26,18 @@ class RateLimit {
   bool limited() const { return rate_.count != 0; }
 
   std::uint64_t Left(Instant now) const;  // the most there is if it is not limited
+  // At most a thousand more than are left.
   void Take(std::uint64_t count, Instant now);
   void GiveBack(std::uint64_t count);  // taken, and did not begin
   // When it is worth to look again, with nothing left now: later than `now`.
   Instant Next(Instant now) const;
 
  private:
-  std::uint64_t LevelAt(Instant now) const;
+  std::int64_t LevelAt(Instant now) const;
 
   Rate rate_;
-  std::uint64_t level_ = 0;
-  std::uint64_t level_max_ = 0;
+  std::int64_t level_ = 0;  // below zero: more was taken than there was
+  std::int64_t level_max_ = 0;
   Instant at_{};  // as of when `level_` is
 };
 

@@ -44,12 +44,21 @@ struct Rate {
   bool operator==(const Rate&) const = default;
 };
 
+// Deliveries that go to one worker together. Each still has a lease and an answer of its own.
+struct BatchPolicy {
+  std::uint32_t events_max = 1;                        // 1: each goes by itself
+  Duration wait_max = std::chrono::milliseconds(200);  // of the first one, for more
+
+  bool operator==(const BatchPolicy&) const = default;
+};
+
 struct TriggerPolicy {
   std::string function;
   Duration timeout = std::chrono::seconds(30);    // lease of one attempt
   Duration timeout_max = std::chrono::hours(12);  // with every Extend
   std::uint32_t concurrency = 0;                  // in flight in this process; 0: credit bounds it
   Rate rate;                                      // attempts begun by this process
+  BatchPolicy batch;
   Order order = Order::kKey;
   RetryPolicy retry;
   OnExhausted on_exhausted = OnExhausted::kSkip;

@@ -30,6 +30,12 @@ std::string OptionalSpan(const std::optional<Duration>& span) {
   return span ? Quoted(FormatDuration(*span)) : "null";
 }
 
+std::string BatchJson(const BatchPolicy& batch) {
+  if (batch.events_max == 1) return "";
+  return fmt::format(R"("batch":{{"max_events":{},"max_wait":{}}},)", batch.events_max,
+                     Quoted(FormatDuration(batch.wait_max)));
+}
+
 std::string RateJson(const Rate& rate) {
   if (rate.count == 0) return "";
   const char unit = rate.per >= std::chrono::hours(24)    ? 'd'
@@ -50,15 +56,16 @@ std::string CanonicalTriggerJson(const TriggerPolicy& policy, const RouteSpec& r
     sources += Quoted(source);
   }
   return fmt::format(
-      R"({{"backlog":{{"max_age":{},"max_size":{},"when_full":"{}"}},"concurrency":{},)"
+      R"({{"backlog":{{"max_age":{},"max_size":{},"when_full":"{}"}},{}"concurrency":{},)"
       R"("filters":{},"function":{},"on_exhausted":"{}","order":"{}",{}{})"
       R"("retry":{{"attempts":{},"backoff":{},"factor":{},"jitter":"{}","max_age":{},)"
       R"("max_backoff":{}}},"sources":[{}],"timeout":{},"timeout_max":{}{}}})",
       OptionalSpan(policy.backlog.age_max),
       policy.backlog.size_max ? fmt::format("{}", *policy.backlog.size_max) : "null",
-      policy.backlog.when_full == WhenFull::kDrop ? "drop" : "refuse", policy.concurrency,
-      route.filter == nullptr ? "null" : route.filter->ToJson(), Quoted(policy.function),
-      policy.on_exhausted == OnExhausted::kPark ? "park" : "skip", OrderName(policy.order),
+      policy.backlog.when_full == WhenFull::kDrop ? "drop" : "refuse", BatchJson(policy.batch),
+      policy.concurrency, route.filter == nullptr ? "null" : route.filter->ToJson(),
+      Quoted(policy.function), policy.on_exhausted == OnExhausted::kPark ? "park" : "skip",
+      OrderName(policy.order),
       route.pattern == nullptr ? "" : fmt::format(R"("pattern":{},)", route.pattern->ToJson()),
       RateJson(policy.rate), policy.retry.attempts_max,
       Quoted(FormatDuration(policy.retry.backoff)), policy.retry.factor,

@@ -237,6 +237,13 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy) {
       "rate", policy.rate.count, policy.rate.per,
       "attempts that begin, evenly, over all partitions: `20/s`, or per `m`, `h` or `d`; "
       "what is not used is kept for a tenth of a second");
+  Section batch(reader, section.Map("batch", "deliveries that go to one worker together"),
+                section.PathOf("batch"));
+  batch.Integer("max_events", policy.batch.events_max, 1, 1000,
+                "so many of a partition; 1: each goes by itself");
+  batch.TimeSpan("max_wait", policy.batch.wait_max, milliseconds(1), hours(1),
+                 "how long the first one waits for the others");
+  batch.Finish();
   section.Choice("order", policy.order,
                  {{"key", Order::kKey}, {"partition", Order::kPartition}, {"none", Order::kNone}},
                  "one at a time and in order: per key, per partition, not at all");
@@ -268,6 +275,12 @@ void ReadPolicy(ConfigReader& reader, Section& section, TriggerPolicy& policy) {
                  "at `max_size`: refuse publishes, or drop what comes");
   backlog.Finish();
 
+  if (policy.batch.events_max > 1 && policy.order == Order::kPartition) {
+    batch.Error("max_events", config_code::kConflict,
+                "`order: partition` has one delivery under way: there are no batches");
+  } else if (policy.concurrency != 0 && policy.batch.events_max > policy.concurrency) {
+    batch.Error("max_events", config_code::kConflict, "`max_events` is above `concurrency`");
+  }
   if (policy.timeout > policy.timeout_max) {
     // A longer timeout alone means a longer bound too; both given is a contradiction.
     if (timeout && !timeout_max) {

@@ -49,6 +49,7 @@ void Partition::Impl::Touch(Runtime& runtime) {
 void Partition::Impl::DropRuntimeQueue(Runtime& runtime) {
   if (runtime.due) dues.erase({*runtime.due, runtime.ordinal.value()});
   runtime.due.reset();
+  runtime.gather_until.reset();
   tokens_given = std::max(tokens_given, runtime.queue->tokens_given());
   runtime.queue.reset();
   if (runtime.scanning) --scans;
@@ -249,6 +250,30 @@ void Partition::Impl::TickQueues() {
   }
 }
 
+// Of what is ready, what may go now: whole batches, and less than one when it has waited for more.
+std::size_t Partition::Impl::ReadyToGo(Runtime& runtime) const {
+  const std::size_t count = runtime.queue == nullptr ? 0 : runtime.queue->ready_count();
+  const BatchPolicy& batch = SpecOf(runtime.route).policy.batch;
+  const std::size_t rest = batch.events_max == 1 ? 0 : count % batch.events_max;
+  if (rest == 0) {
+    runtime.gather_until.reset();
+    return count;
+  }
+  const Instant latest = now + batch.wait_max;
+  runtime.gather_until = std::min(runtime.gather_until.value_or(latest), latest);
+  return *runtime.gather_until <= now ? count : count - rest;
+}
+
+void Partition::Impl::SetDue(Runtime& runtime) {
+  std::optional<Instant> due = runtime.queue->NextDue();
+  const std::optional<Instant>& gather = runtime.gather_until;
+  if (gather && *gather > now && (!due || *gather < *due)) due = gather;
+  if (due == runtime.due) return;
+  if (runtime.due) dues.erase({*runtime.due, runtime.ordinal.value()});
+  runtime.due = due;
+  if (due) dues.emplace(*due, runtime.ordinal.value());
+}
+
 void Partition::Impl::ExchangeAndDeliver() {
   std::vector<ReadyOffer> offers;
   // What functions emit is refused by nobody: while the disk lags, no more are called.
@@ -258,7 +283,7 @@ void Partition::Impl::ExchangeAndDeliver() {
     ReadyOffer one;
     one.trigger = runtime.number;
     if (runtime.queue != nullptr) {
-      one.ready = runtime.queue->ready_count();
+      one.ready = ReadyToGo(runtime);
       one.ready_alone = runtime.queue->ready_alone_count();
     }
     if (one.ready + one.ready_alone > 0) {
@@ -276,20 +301,15 @@ void Partition::Impl::ExchangeAndDeliver() {
     if (runtime == nullptr) continue;
     runtime->touched = false;
     TriggerQueue* queue = runtime->queue.get();
+    const std::size_t count = ReadyToGo(*runtime);
     if (queue != nullptr) {
-      const std::optional<Instant> due = queue->NextDue();
-      if (due != runtime->due) {
-        if (runtime->due) dues.erase({*runtime->due, ordinal.value()});
-        runtime->due = due;
-        if (due) dues.emplace(*due, ordinal.value());
-      }
+      SetDue(*runtime);
       if (queue->entry_count() == 0 && !queue->behind() && queue->skipped_key_count() == 0 &&
           queue->parked_key_count() == 0 && !runtime->scanning && runtimes.size() > kQueuesKept) {
         DropRuntimeQueue(*runtime);
         queue = nullptr;
       }
     }
-    const std::size_t count = queue == nullptr ? 0 : queue->ready_count();
     const std::size_t alone = queue == nullptr ? 0 : queue->ready_alone_count();
     if (count != runtime->offered || alone != runtime->offered_alone || woken) offer(*runtime);
   }
@@ -337,16 +357,11 @@ void Partition::Impl::ExchangeAndDeliver() {
   for (const TriggerOrdinal ordinal : touched) {
     Runtime* runtime = RuntimeOf(ordinal);
     if (runtime == nullptr || runtime->queue == nullptr) continue;
-    const std::size_t count = runtime->queue->ready_count();
+    const std::size_t count = ReadyToGo(*runtime);
     const std::size_t alone = runtime->queue->ready_alone_count();
     // What expired while it was taken was offered, too.
     if (!choked && (count != runtime->offered || alone != runtime->offered_alone)) ports.wake();
-    const std::optional<Instant> due = runtime->queue->NextDue();
-    if (due != runtime->due) {
-      if (runtime->due) dues.erase({*runtime->due, ordinal.value()});
-      runtime->due = due;
-      if (due) dues.emplace(*due, ordinal.value());
-    }
+    SetDue(*runtime);
     if (count + alone == 0) ready.erase(ordinal.value());
   }
 }

@@ -44,7 +44,9 @@ struct Partition::Impl {
     std::uint64_t scan_number = 0;
     std::uint64_t scan_after = 0;  // the batch that must be durable first; 0: none
     std::uint64_t catch_up = 0;    // number of the read or append under way; 0: none
-    std::optional<Instant> due;    // the queue's next Tick()
+    std::optional<Instant> due;    // the queue's next Tick(), or `gather_until` before it
+    // While less than a batch is ready: when it goes all the same.
+    std::optional<Instant> gather_until;
   };
 
   struct InFlight {
@@ -287,6 +289,8 @@ struct Partition::Impl {
   void WriteLetter(Runtime& runtime, const HeldDead& dead, const EventRecord* event);
   bool LettersFull() const;
   void TickQueues();
+  std::size_t ReadyToGo(Runtime& runtime) const;
+  void SetDue(Runtime& runtime);
   void ExchangeAndDeliver();
   void DeliverTo(const Fetch& fetch);
   void FetchMissing(Fetch fetch);

@@ -141,8 +141,10 @@ absl::Status CheckListener(std::string_view key, const std::string& address, boo
 }  // namespace
 
 TriggerNumber NumberTrigger(const TriggerSpec& spec, bool renamed, Dispatcher& dispatcher) {
-  return dispatcher.SetTrigger(spec.name, spec.policy.function, spec.policy.concurrency,
-                               spec.policy.rate, renamed ? spec.was : std::string());
+  const TriggerPolicy& policy = spec.policy;
+  return dispatcher.SetTrigger(spec.name, policy.function,
+                               {policy.concurrency, policy.rate, policy.batch.events_max},
+                               renamed ? spec.was : std::string());
 }
 
 absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(

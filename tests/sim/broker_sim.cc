@@ -207,7 +207,9 @@ void Sim::CheckRate(std::string_view id) {
   Checked(SimCheck::kRate);
   FillRate();
   rate_left_ -= 1;
-  if (rate_left_ < -1e-6) {
+  // A batch goes as a whole.
+  const double owed = rated_ == batched_ ? batch_.events_max - 1 : 0;
+  if (rate_left_ < -owed - 1e-6) {
     Fail(fmt::format("{}: '{}' has begun more than {} a second", id, rated_, rate_.count));
   }
 }
@@ -282,7 +284,7 @@ BrokerSimResult Sim::Run() {
   const std::array<bool*, kSimClasses.size()> classes = {
       &crashes_, &deaths_, &fails_,  &poison_,    &emits_,      &dups_,    &reloads_,   &full_,
       &letters_, &pauses_, &breaks_, &clock_set_, &schedules_,  &trims_,   &half_open_, &suspends_,
-      &damage_,  &routes_, &delays_, &expiry_,    &streams_on_, &renames_, &rates_};
+      &damage_,  &routes_, &delays_, &expiry_,    &streams_on_, &renames_, &rates_,     &batches_};
   // Without the classes that came later a seed is the history that it was.
   constexpr std::size_t kFirstClasses = 19;
   SeededRandom later(options_.seed ^ 0x72617465u);
@@ -301,6 +303,11 @@ BrokerSimResult Sim::Run() {
   if (rates_) {
     rated_ = Plans()[later.Below(3)].name;
     DrawRate(later);
+  }
+  if (batches_) {
+    batched_ = Plans()[later.Below(2)].name;
+    batch_.events_max = static_cast<std::uint32_t>(2 + later.Below(3));
+    batch_.wait_max = std::chrono::milliseconds(1 + later.Below(1000));
   }
   detached_.insert("late");
   if (trims_) {

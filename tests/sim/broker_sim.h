@@ -10,10 +10,10 @@
 // when they were given up long ago;
 // functions fail, reject, drop, emit; events expire; publishers' streams are refused and go on;
 // triggers are reloaded, detached and put back, added with `from: start`, renamed, paused; a
-// trigger has a rate, which changes; one is applied, changed and removed by the API, its plan
-// compiled anew; stored events are replayed, by rate, stopped; keys are hot, poisoned or parked;
-// log and dead log are short and trimmed. Classes of events are switched off at random per run
-// (swarm testing).
+// trigger has a rate, which changes, one has batches, one is applied, changed and removed by the
+// API, its plan compiled anew; stored events are replayed, by rate, stopped; keys are hot, poisoned
+// or parked; log and dead log are short and trimmed. Classes of events are switched off at random
+// per run (swarm testing).
 //
 // Checked whenever something is delivered or answered: SimCheck. Not while it cannot hold: leases
 // end unseen while a machine stands still, and a detached trigger's work is given up; after a
@@ -42,10 +42,10 @@ namespace tocsin {
 enum class SimCanary { kNone, kAnswerEarly, kLyingSync, kLyingDirSync, kWrongByte };
 
 // The classes of what happens that a run draws from, by name.
-inline constexpr std::array<std::string_view, 23> kSimClasses = {
+inline constexpr std::array<std::string_view, 24> kSimClasses = {
     "crashes", "deaths", "fails",  "poison",    "emits",     "dups",    "reloads",   "full",
     "letters", "pauses", "breaks", "clock_set", "schedules", "trims",   "half_open", "suspends",
-    "damage",  "routes", "delays", "expiry",    "streams",   "renames", "rates"};
+    "damage",  "routes", "delays", "expiry",    "streams",   "renames", "rates",     "batches"};
 
 // What is checked, by name: a campaign counts how often each was, so that none is switched off
 // unseen.

@@ -215,6 +215,7 @@ void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan&
   trigger.policy.function = spec.name;
   trigger.policy.concurrency = spec.concurrency;
   if (spec.name == rated_) trigger.policy.rate = rate_;
+  if (spec.name == batched_) trigger.policy.batch = batch_;
   trigger.policy.order = spec.order;
   trigger.from_start = spec.from_start;
   trigger.policy.timeout = std::chrono::seconds(5);
@@ -225,8 +226,9 @@ void Sim::AddRoute(const TriggerPlan& spec, std::string_view version, RoutePlan&
   trigger.config_json = fmt::format("{{\"name\":\"{}{}\"}}", trigger.name, version);
   trigger.config_hash = fmt::format("{}{}", trigger.name, version);
   plan.triggers.push_back(trigger);
-  plan.numbers.push_back(life_->dispatcher.SetTrigger(trigger.name, spec.name, spec.concurrency,
-                                                      trigger.policy.rate, trigger.was));
+  plan.numbers.push_back(life_->dispatcher.SetTrigger(
+      trigger.name, spec.name,
+      {spec.concurrency, trigger.policy.rate, trigger.policy.batch.events_max}, trigger.was));
 }
 
 std::shared_ptr<RoutePlan> Sim::MakePlan() {

@@ -252,7 +252,7 @@ class Sim final : public PartitionObserver {
        emits_ = true, dups_ = true, full_ = true, letters_ = true, pauses_ = true, breaks_ = true,
        clock_set_ = true, schedules_ = true, trims_ = true, half_open_ = true, suspends_ = true,
        damage_ = true, routes_ = true, delays_ = true, expiry_ = true, streams_on_ = true,
-       renames_ = true, rates_ = true;
+       renames_ = true, rates_ = true, batches_ = true;
   std::uint64_t log_bytes_max_ = 0, letter_bytes_max_ = 0;  // with trims_
   std::uint64_t keys_ = 4;
   std::uint64_t backlog_max_ = 0;  // of the trigger "all", if not 0
@@ -263,7 +263,9 @@ class Sim final : public PartitionObserver {
   Rate rate_;
   double rate_left_ = 0;
   Instant rate_at_{};
-  bool held_ = false;  // the storage
+  bool held_ = false;    // the storage
+  std::string batched_;  // with batches_: the trigger that has them
+  BatchPolicy batch_;
 
   // The trigger of the API: of this life, what the partitions were told last.
   std::shared_ptr<const RoutePlan> plan_;

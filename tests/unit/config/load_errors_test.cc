@@ -103,6 +103,8 @@ TEST(ConfigErrorsTest, ValuesOutOfRangeAreRefused) {
   ExpectTriggerError("rate: 0/s", "such as 20/s");
   ExpectTriggerError("rate: 5/w", "such as 20/s");
   ExpectTriggerError("rate: 1000001/s", "at most 1000000");
+  ExpectTriggerError("batch: { max_events: 0 }", "whole number from 1");
+  ExpectTriggerError("batch: { max_wait: 0s }", "`max_wait` takes a duration");
   ExpectTriggerError("retry: { attempts: 1.5 }", "whole number");
   ExpectTriggerError("retry: { attempts: unlimted }", "whole number");
   ExpectTriggerError("retry: { factor: .nan }", "a number from 1 to 100");
@@ -121,6 +123,10 @@ TEST(ConfigErrorsTest, ContradictionsAreRefused) {
   ExpectTriggerError("timeout: 2h\n    timeout_max: 1h",
                      "`timeout_max` is below `timeout` [T0110]");
   ExpectTriggerError("retry: { max_backoff: 1ms }", "`max_backoff` is below `backoff`");
+  ExpectTriggerError("batch: { max_events: 9 }\n    concurrency: 8",
+                     "`max_events` is above `concurrency` [T0110]");
+  ExpectTriggerError("batch: { max_events: 9 }\n    order: partition",
+                     "has one delivery under way: there are no batches [T0110]");
   ExpectTriggerError("was: a", "there still is a trigger of that name");
   ExpectError(
       "functions: { f: }\ntriggers:\n  a: { function: f, was: x }\n"

@@ -87,7 +87,8 @@ triggers:
     backlog: { max_age: 2h, max_size: 1000, when_full: drop }
     was: old
     paused: true
-  plain: { function: no, retry: { max_age: unset }, concurrency: unlimited }
+  plain: { function: no, retry: { max_age: unset }, concurrency: unlimited,
+           batch: { max_events: 100, max_wait: 2s } }
 )";
 
 FakeEnvironment FullEnvironment() {
@@ -241,6 +242,7 @@ TEST(ConfigLoadTest, EveryTriggerKeyIsRead) {
   EXPECT_EQ(plain.spec.policy.function, "no");  // a word, not false
   EXPECT_EQ(plain.spec.policy.timeout, minutes(1));
   EXPECT_EQ(plain.spec.policy.retry.attempts_max, 3u);
+  EXPECT_EQ(plain.spec.policy.batch, (BatchPolicy{100, seconds(2)}));
   EXPECT_EQ(plain.route.filter, nullptr);
 }
 
@@ -303,6 +305,11 @@ triggers:
   EXPECT_EQ(trigger.route.pattern->ToJson(), pattern);
   // Part of what makes a generation.
   EXPECT_NE(trigger.spec.config_json.find("\"pattern\":" + pattern + ",\"retry\""),
+            std::string::npos);
+  const Config batched =
+      Load("functions: { f: }\ntriggers: { a: { function: f, batch: { max_events: 9 } } }\n");
+  EXPECT_NE(batched.triggers.at(0).spec.config_json.find(
+                R"("batch":{"max_events":9,"max_wait":"200ms"},"concurrency":0)"),
             std::string::npos);
 }
 

@@ -98,6 +98,8 @@ TEST(ConfigReferenceTest, DefaultsAreThoseOfTheContract) {
       {"triggers.*.timeout_max", "12h"},
       {"triggers.*.concurrency", "unlimited"},
       {"triggers.*.rate", "unlimited"},
+      {"triggers.*.batch.max_events", "1"},
+      {"triggers.*.batch.max_wait", "200ms"},
       {"triggers.*.order", "key"},
       {"triggers.*.retry.attempts", "8"},
       {"triggers.*.retry.backoff", "1s"},

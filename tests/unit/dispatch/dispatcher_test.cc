@@ -253,140 +253,6 @@ TEST_F(DispatcherTest, AWithdrawnAloneOfferFreesTheReservedSession) {
   EXPECT_EQ(Count(Exchange(1)), 2u);
 }
 
-TEST_F(DispatcherTest, ARateIsOfTheWholeProcessAndSomebodyComesAgainForIt) {
-  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0, {10});
-  const Worker worker = Attach({"f"}, 100);
-  EXPECT_EQ(Count(Exchange(0, {{trigger, 5, 0}})), 1u);
-  EXPECT_EQ(again_, now_ + std::chrono::milliseconds(100));
-  EXPECT_TRUE(dispatcher_.Throttled("t"));
-  EXPECT_EQ(Count(Exchange(1, {{trigger, 5, 0}})), 0u);
-  EXPECT_EQ(again_, std::nullopt) << "partition 0 comes for all";
-  (void)Woken();
-  now_ += std::chrono::milliseconds(99);
-  EXPECT_EQ(Count(Exchange(0)), 0u);
-  EXPECT_EQ(again_, now_ + std::chrono::milliseconds(1));
-  now_ += std::chrono::milliseconds(1);
-  EXPECT_EQ(Count(Exchange(0)), 1u) << "it waited longer";
-  now_ += std::chrono::milliseconds(100);
-  EXPECT_EQ(Count(Exchange(0)), 0u);
-  EXPECT_THAT(Woken(), ::testing::Contains(1u));
-  EXPECT_EQ(Count(Exchange(1)), 1u);
-  // A second of nothing is not a second's worth at once.
-  now_ += std::chrono::seconds(1);
-  EXPECT_EQ(Count(Exchange(0)) + Count(Exchange(1)), 1u);
-  dispatcher_.SetTrigger("t", "f", 0, {});
-  EXPECT_EQ(Count(Exchange(0)) + Count(Exchange(1)), 6u);
-  EXPECT_FALSE(dispatcher_.Throttled("t"));
-}
-
-TEST_F(DispatcherTest, WhoComesAgainForARateComesForTheOthersToo) {
-  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0, {10});
-  const Worker worker = Attach({"f"}, 100);
-  EXPECT_EQ(Count(Exchange(0, {{trigger, 5, 0}})), 1u);
-  EXPECT_EQ(Count(Exchange(1, {{trigger, 5, 0}})), 0u);
-  dispatcher_.Withdraw(PartitionId(0), trigger);
-  (void)Woken();
-  EXPECT_EQ(Count(Exchange(0)), 0u);
-  EXPECT_EQ(again_, now_ + std::chrono::milliseconds(100));
-  now_ += std::chrono::milliseconds(100);
-  EXPECT_EQ(Count(Exchange(0)), 0u);
-  EXPECT_EQ(again_, std::nullopt);
-  EXPECT_THAT(Woken(), ElementsAre(1));
-  EXPECT_EQ(Count(Exchange(1)), 1u);
-  EXPECT_NE(again_, std::nullopt);
-  EXPECT_THAT(Exchange(1, {{trigger, 0, 0}}), IsEmpty());
-  EXPECT_EQ(again_, std::nullopt) << "nobody waits any more";
-  EXPECT_FALSE(dispatcher_.Throttled("t"));
-}
-
-TEST_F(DispatcherTest, WhatIsWithdrawnWaitsForNoRate) {
-  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0, {10});
-  const Worker worker = Attach({"f"}, 100);
-  EXPECT_EQ(Count(Exchange(0, {{trigger, 5, 0}})), 1u);
-  ASSERT_TRUE(dispatcher_.Throttled("t"));
-  dispatcher_.Withdraw(PartitionId(0), trigger);
-  EXPECT_FALSE(dispatcher_.Throttled("t"));
-  EXPECT_THAT(Exchange(0), IsEmpty());
-  EXPECT_EQ(again_, std::nullopt);
-  // Ready again, as after a pause: what it used counts still.
-  EXPECT_THAT(Exchange(0, {{trigger, 4, 0}}), IsEmpty());
-  EXPECT_EQ(again_, now_ + std::chrono::milliseconds(100));
-}
-
-TEST_F(DispatcherTest, AnotherRateAndAnotherNameGoOnWithWhatIsLeft) {
-  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0, {10});
-  const Worker worker = Attach({"f"}, 100);
-  EXPECT_EQ(Count(Exchange(0, {{trigger, 5, 0}})), 1u);
-  (void)Woken();
-  EXPECT_EQ(dispatcher_.SetTrigger("t", "f", 0, {5}), trigger);
-  EXPECT_THAT(Woken(), ElementsAre(0)) << "it is to come at another time";
-  EXPECT_THAT(Exchange(0), IsEmpty());
-  EXPECT_EQ(again_, now_ + std::chrono::milliseconds(200));
-  EXPECT_EQ(dispatcher_.SetTrigger("new", "f", 0, {5}, "t"), trigger);
-  EXPECT_TRUE(dispatcher_.Throttled("new"));
-  EXPECT_FALSE(dispatcher_.Throttled("t"));
-  EXPECT_THAT(Exchange(0, {{trigger, 4, 0}}), IsEmpty());
-  now_ += std::chrono::milliseconds(200);
-  EXPECT_EQ(Count(Exchange(0)), 1u);
-}
-
-TEST_F(DispatcherTest, AWorkerThatComesWhileTheRateIsUsedUpWakesNobody) {
-  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0, {10});
-  const Worker worker = Attach({"f"}, 100);
-  EXPECT_EQ(Count(Exchange(0, {{trigger, 5, 0}})), 1u);
-  (void)Woken();
-  Attach({"f"}, 100);
-  EXPECT_THAT(Woken(), IsEmpty());
-  EXPECT_THAT(Exchange(0, {{trigger, 6, 0}}), IsEmpty());
-  // Without a worker, time passes for nobody.
-  const TriggerNumber unserved = dispatcher_.SetTrigger("u", "g", 0, {10});
-  EXPECT_THAT(Exchange(1, {{unserved, 5, 0}}), IsEmpty());
-  EXPECT_EQ(again_, std::nullopt);
-  EXPECT_FALSE(dispatcher_.Throttled("u"));
-}
-
-TEST_F(DispatcherTest, WhatWasGrantedAndNotSentDoesNotCountForTheRate) {
-  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0, {10});
-  const Worker worker = Attach({"f"}, 100);
-  std::vector<Grant> grants = Exchange(0, {{trigger, 5, 0}});
-  ASSERT_EQ(Count(grants), 1u);
-  dispatcher_.Release(grants[0], 1, grants[0].bytes);
-  EXPECT_FALSE(dispatcher_.Throttled("t"));
-  grants = Exchange(0, {{trigger, 5, 0}});
-  ASSERT_EQ(Count(grants), 1u);
-  dispatcher_.Detach(worker.session, true);
-  std::vector<OutgoingDelivery> deliveries(1);
-  EXPECT_FALSE(grants[0].session->Deliver(grants[0], PartitionId(0), deliveries));
-  Attach({"f"}, 100);
-  EXPECT_EQ(Count(Exchange(0, {{trigger, 5, 0}})), 1u);
-}
-
-TEST_F(DispatcherTest, NoSessionIsKeptEmptyForOneThatItsRateKeepsBack) {
-  const TriggerNumber slow = dispatcher_.SetTrigger("slow", "f", 0, {1});
-  const TriggerNumber other = dispatcher_.SetTrigger("other", "f", 0);
-  const Worker a = Attach({"f"}, 2);
-  const Worker b = Attach({"f"}, 4);
-  DeliverAll(Exchange(0, {{other, 2, 0}}), 0);  // one each
-  EXPECT_THAT(Exchange(0, {{slow, 0, 1}}), IsEmpty()) << "a is being emptied for it";
-  std::vector<Grant> grants = Exchange(1, {{slow, 1, 0}});
-  ASSERT_THAT(grants, SizeIs(1));
-  EXPECT_EQ(grants[0].session, b.session);
-  DeliverAll(grants, 1);
-  EXPECT_EQ(AckRange(a, 1, 1), 0u);
-  EXPECT_THAT(Woken(), ::testing::Contains(0u));
-  EXPECT_THAT(Exchange(0), IsEmpty());
-  EXPECT_EQ(again_, now_ + std::chrono::seconds(1));
-  grants = Exchange(1, {{other, 9, 0}});
-  EXPECT_EQ(Count(grants), 4u) << "two of them a's";
-  DeliverAll(grants, 1);
-  now_ += std::chrono::seconds(1);
-  EXPECT_THAT(Exchange(0), IsEmpty());
-  EXPECT_EQ(AckRange(a, 2, 3), 0u);
-  grants = Exchange(0);
-  ASSERT_THAT(grants, SizeIs(1));
-  EXPECT_TRUE(grants[0].alone);
-}
-
 // Partitions with random work, workers with random credit: the limits hold at every step, nobody is
 // forgotten, and a partition exchanges only when it has news or was woken.
 TEST_F(DispatcherTest, LimitsHoldAndEveryDemandIsServed) {
@@ -405,23 +271,26 @@ TEST_F(DispatcherTest, LimitsHoldAndEveryDemandIsServed) {
       std::map<std::uint32_t, std::size_t> ready, alone;  // by partition
       Rate rate;
       std::uint64_t begun = 0;  // sent
+      std::uint32_t batch = 1;
     };
     std::vector<Trigger> triggers;
     const Instant start = now_;
     for (int i = 0; i < 6; ++i) {
       Rate rate;
       if (random.Below(3) == 0) rate.count = static_cast<std::uint32_t>(1 + random.Below(200));
+      const auto batch = static_cast<std::uint32_t>(i < 4 ? 1 : 2 + random.Below(4));
       const std::uint32_t concurrency =
           random.Below(2) == 0 ? 0 : static_cast<std::uint32_t>(1 + random.Below(4));
       triggers.push_back(
           Trigger{dispatcher.SetTrigger("t" + std::to_string(i), "f" + std::to_string(i % 3),
-                                        concurrency, rate),
+                                        {concurrency, rate, batch}),
                   concurrency,
                   0,
                   {},
                   {},
                   rate,
-                  0});
+                  0,
+                  batch});
     }
     struct Flight {
       std::uint64_t handle;
@@ -485,7 +354,7 @@ TEST_F(DispatcherTest, LimitsHoldAndEveryDemandIsServed) {
         trigger.in_flight += used;
         trigger.begun += used;
         const double passed = std::chrono::duration<double>(now_ - start).count();
-        const double kept = 1 + 0.1 * trigger.rate.count;
+        const double kept = trigger.batch + 0.1 * trigger.rate.count;
         ASSERT_TRUE(trigger.rate.count == 0 ||
                     static_cast<double>(trigger.begun) <= passed * trigger.rate.count + kept + 1e-6)
             << trigger.begun << " in " << passed << " s at " << trigger.rate.count;

@@ -96,6 +96,20 @@ TEST(RateLimitTest, WhatDidNotBeginComesBackAndNeverMoreThanFits) {
   EXPECT_EQ(limit.Left(kStart), 2u);
 }
 
+TEST(RateLimitTest, WhoTakesMoreThanThereIsWaitsTheLonger) {
+  RateLimit limit;
+  limit.Set({10, seconds(1)}, kStart);
+  limit.Take(11, kStart);
+  EXPECT_EQ(limit.Left(kStart), 0u);
+  EXPECT_EQ(limit.Next(kStart), kStart + milliseconds(1100));
+  EXPECT_EQ(limit.Left(kStart + milliseconds(1099)), 0u);
+  EXPECT_EQ(limit.Left(kStart + milliseconds(1100)), 1u);
+  limit.GiveBack(10);
+  EXPECT_EQ(limit.Next(kStart), kStart + milliseconds(100));
+  limit.GiveBack(1000);
+  EXPECT_EQ(limit.Left(kStart), 1u);
+}
+
 // Whoever takes of it, whenever: the rate is never passed, and there is some when it said so.
 TEST(RateLimitTest, TheRateHoldsHoweverItIsTaken) {
   const char* text = std::getenv("TOCSIN_SEED");

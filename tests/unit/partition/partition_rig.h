@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -36,6 +37,7 @@ class RigWorker final : public WorkerLink {
   };
 
   void Deliver(std::string_view, std::span<const OutgoingDelivery> deliveries) override {
+    together.push_back(deliveries.size());
     for (const OutgoingDelivery& delivery : deliveries) {
       EventView view;
       EXPECT_TRUE(ParseEvent(delivery.event, view).ok());
@@ -49,6 +51,7 @@ class RigWorker final : public WorkerLink {
   void Drain(const std::string&) override {}
 
   std::deque<Held> held;
+  std::vector<std::size_t> together;     // how many came at a time
   std::vector<std::uint64_t> cancelled;  // handles
   std::shared_ptr<WorkerSession> session;
 };
@@ -117,9 +120,10 @@ class PartitionRig : public PartitionObserver {
     for (std::size_t i = 0; i < triggers.size(); ++i) {
       routes.push_back({triggers[i].name, {}, filters[i], nullptr});
       plan->triggers.push_back(triggers[i]);
-      plan->numbers.push_back(dispatcher->SetTrigger(triggers[i].name, triggers[i].policy.function,
-                                                     triggers[i].policy.concurrency,
-                                                     triggers[i].policy.rate, triggers[i].was));
+      const TriggerPolicy& policy = triggers[i].policy;
+      plan->numbers.push_back(dispatcher->SetTrigger(
+          triggers[i].name, policy.function,
+          {policy.concurrency, policy.rate, policy.batch.events_max}, triggers[i].was));
     }
     plan->table = RouteTable::Build(std::move(routes));
     plan->schedules = schedules;
@@ -139,6 +143,19 @@ class PartitionRig : public PartitionObserver {
   void Advance(Duration by) {
     clock.Advance(by);
     Run();
+  }
+  // The clock goes on from timer to timer; says how many there were.
+  int GoOn(Duration span) {
+    const Instant end = clock.Monotonic() + span;
+    int timers = 0;
+    for (; clock.Monotonic() < end; ++timers) {
+      Instant next = end;
+      for (const OneThreadExecutor* thread : {&owner, &committer, &engine}) {
+        if (const auto timer = thread->NextTimer()) next = std::min(next, *timer);
+      }
+      Advance(next - clock.Monotonic());
+    }
+    return timers;
   }
 
   // The process ends at once; the disk keeps everything written.
