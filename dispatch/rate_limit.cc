@@ -33,7 +33,8 @@ void RateLimit::Set(const Rate& rate, Instant now) {
 }
 
 std::int64_t RateLimit::LevelAt(Instant now) const {
-  if (now <= at_) return level_;
+  // Until it is used for the first time it stays as it began.
+  if (at_ == Instant() || now <= at_) return level_;
   const std::int64_t passed = (now - at_).count();
   // Full long before the product is too large.
   if (passed > (level_max_ - level_) / rate_.count) return level_max_;

@@ -135,8 +135,8 @@ TEST(RateLimitTest, TheRateHoldsHoweverItIsTaken) {
         const Instant next = limit.Next(now);
         ASSERT_GT(next, now);
         ASSERT_GE(limit.Left(next), 1u);
-        ASSERT_LE(next - now,
-                  std::max<Duration>(rate.per / rate.count + Duration(1), milliseconds(26)));
+        ASSERT_LE(next - now, std::max<Duration>(rate.per / rate.count + Duration(1),
+                                                 milliseconds(26) + rate.per / (4 * rate.count)));
         now = next;
       } else {
         now += microseconds(random.Below(100));
