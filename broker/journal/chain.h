@@ -102,7 +102,8 @@ class Chain {
   absl::Status Prepare(Fill fill);
   // Saves the indexes of segments closed since. Errors are of no consequence.
   void SaveIndexes();
-  // Removes closed segments that end at or below `position`.
+  // Removes closed segments that end at or below `position`, oldest first. After an error what is
+  // left is tried again by the next call, and nothing behind it is removed before.
   absl::Status TrimBelow(std::uint64_t position);
 
   // --- any thread ----------------------------------------------------------------------------

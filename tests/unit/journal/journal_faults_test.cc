@@ -387,6 +387,52 @@ TEST(JournalFaultsTest, F10AMissingSegmentIsRefusedUnlessDegraded) {
   EXPECT_TRUE(rig.Append("goes on").ok());
 }
 
+// The danger: the one behind it is removed instead, and the next start finds a hole.
+TEST(JournalFaultsTest, F4ASegmentThatCannotBeRemovedHoldsTheTrim) {
+  for (const int failures : {1, 2}) {
+    JournalRig rig;
+    rig.StartAndOpen();
+    JournalPosition end;
+    for (int i = 0; i < 20; ++i) end = rig.Append(Big('t'))->end;
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(rig.WriteCheckpoint("state", end).ok());
+    const auto segments = rig.Paths("log/", ".seg");
+    ASSERT_GT(segments.size(), 4u);
+    rig.fs.Fail(Call::kRemove, segments[0], absl::InternalError("EIO"), failures);
+    const auto second = *ParseSegmentName(segments[1].substr(4));
+    rig.journal->TrimBelow(PartitionId(0), JournalPosition(second));
+    rig.Run();
+    EXPECT_EQ(rig.journal->Info().start, JournalPosition(0)) << "it is there";
+    rig.journal->TrimBelow(PartitionId(0), end);
+    rig.Run();
+    EXPECT_FALSE(rig.fs.HasFaults()) << "it was tried again";
+    EXPECT_EQ(rig.journal->Info().start.value() > second, failures == 1);
+    ASSERT_EQ(rig.Restart(), absl::OkStatus());
+    ASSERT_TRUE(rig.Open().ok());
+    EXPECT_TRUE(rig.ReadAll().unreadable.empty());
+    EXPECT_EQ(rig.fs.Exists(segments[1]), failures == 2);
+  }
+}
+
+TEST(JournalFaultsTest, F4ARemovalThatCouldNotBeSyncedIsSyncedByTheNextTrim) {
+  JournalRig rig;
+  rig.StartAndOpen();
+  JournalPosition end;
+  for (int i = 0; i < 20; ++i) end = rig.Append(Big('t'))->end;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(rig.WriteCheckpoint("state", end).ok());
+  const auto segments = rig.Paths("log/", ".seg");
+  rig.fs.Fail(Call::kSync, "log", absl::InternalError("EIO"));
+  rig.journal->TrimBelow(PartitionId(0), JournalPosition(end.value() - 1));
+  rig.Run();
+  EXPECT_FALSE(rig.fs.HasFaults());
+  EXPECT_TRUE(rig.fs.Exists(segments[1])) << "nothing behind it is removed before";
+  rig.journal->TrimBelow(PartitionId(0), end);
+  rig.Run();
+  EXPECT_FALSE(rig.fs.Exists(segments[1]));
+  ASSERT_EQ(rig.Restart(Coins::kNone), absl::OkStatus());
+  ASSERT_TRUE(rig.Open().ok());
+  EXPECT_FALSE(rig.fs.Exists(segments[0]));
+}
+
 // The danger: what is appended after such a start chains to nothing, and the next start refuses it.
 TEST(JournalFaultsTest, F10AMissingSegmentThatWasNeverUsedCostsNothingAlsoLater) {
   JournalRig rig;
