@@ -175,12 +175,16 @@ absl::Status Chain::TrimBelow(std::uint64_t position) {
         return absl::OkStatus();
       }
       first = segments_.begin()->first;
-      segments_.erase(segments_.begin());
     }
-    // One at a time, each durably: a crash must not leave an older one behind a missing one.
-    TOCSIN_RETURN_IF_ERROR(fs_.Remove(Path(SegmentName(first))));
+    // One at a time, each durably: a crash must not leave an older one behind a missing one. Until
+    // it is gone for good it stays known, so that no trim goes on with the one behind it; one that
+    // an earlier trial removed, and could not sync, is not found any more.
+    const absl::Status removed = fs_.Remove(Path(SegmentName(first)));
+    if (!removed.ok() && !absl::IsNotFound(removed)) return removed;
     fs_.Remove(Path(SegmentIndexName(first))).IgnoreError();
     TOCSIN_RETURN_IF_ERROR(fs_.SyncDir(options_.dir));
+    const MutexLock lock(mutex_);
+    segments_.erase(first);
   }
 }
 

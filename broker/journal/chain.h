@@ -67,7 +67,8 @@ class Chain {
   const std::vector<std::string>& warnings() const { return warnings_; }
   std::uint64_t cut_bytes() const { return cut_bytes_; }
   std::uint64_t damaged_ranges() const { return damaged_ranges_; }
-  // Bytes that may have been batches, of which not even the header can be read.
+  // Bytes that may have been batches, of which not even the header can be read: damaged, or in a
+  // segment that is missing (degraded).
   std::uint64_t unknown_bytes() const { return unknown_bytes_; }
 
   // --- committer -----------------------------------------------------------------------------
@@ -102,7 +103,8 @@ class Chain {
   absl::Status Prepare(Fill fill);
   // Saves the indexes of segments closed since. Errors are of no consequence.
   void SaveIndexes();
-  // Removes closed segments that end at or below `position`.
+  // Removes closed segments that end at or below `position`, oldest first. After an error what is
+  // left is tried again by the next call, and nothing behind it is removed before.
   absl::Status TrimBelow(std::uint64_t position);
 
   // --- any thread ----------------------------------------------------------------------------
@@ -137,6 +139,7 @@ class Chain {
   absl::Status ReadSegments(std::vector<Found>& found);
   absl::StatusOr<Cut> FindCut(std::vector<Found>& found, std::uint64_t known_synced);
   absl::Status CheckContiguous(const std::vector<Found>& found);
+  std::uint64_t SegmentEnd(const std::vector<Found>& found, std::uint64_t position) const;
   absl::Status CutOff(std::vector<Found>& found, const Cut& cut);
   absl::Status Adopt(std::vector<Found>& found, const Cut& cut);
   absl::Status Refuse(const std::string& why);

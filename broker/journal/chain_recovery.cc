@@ -148,8 +148,21 @@ absl::Status Chain::CheckContiguous(const std::vector<Found>& all) {
     TOCSIN_RETURN_IF_ERROR(Refuse(fmt::format("the segment {} is missing (positions {} to {})",
                                               Path(SegmentName(all[i - 1].limit())),
                                               all[i - 1].limit(), all[i].first)));
+    unknown_bytes_ += all[i].first - all[i - 1].limit();
   }
   return absl::OkStatus();
+}
+
+// The end of the segment that holds `position`, also if it is missing.
+std::uint64_t Chain::SegmentEnd(const std::vector<Found>& all, std::uint64_t position) const {
+  std::uint64_t end = 0;
+  for (const Found& found : all) {
+    for (const std::uint64_t border : {found.first, found.limit()}) {
+      if (border > position) return border;
+      end = border;
+    }
+  }
+  return end + ((position - end) / options_.segment_bytes + 1) * options_.segment_bytes;
 }
 
 absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t known_synced) {
@@ -183,6 +196,7 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
         TOCSIN_RETURN_IF_ERROR(Refuse(
             fmt::format("{} does not continue the segment before it: one of them is an older copy",
                         Path(SegmentName(found.first)))));
+        unknown_bytes_ += found.first - cut.end;  // what the older copy does not have
       }
       prev = found.index.last_header_crc;
       cut.end = found.index.end;
@@ -240,6 +254,7 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
             "{}: the batch at {} does not continue the one before it{}: a file is an older copy",
             Path(SegmentName(found.first)), header.log_position,
             epoch_back ? " (its epoch is older)" : "")));
+        unknown_bytes_ += header.log_position - cut.end;  // what the older copy does not have
       }
       prev = header.header_crc;
       epochs[header.partition] = header.epoch;
@@ -253,6 +268,8 @@ absl::StatusOr<Chain::Cut> Chain::FindCut(std::vector<Found>& all, std::uint64_t
         fmt::format("{}: the log ends at {}, but was durable up to {}: a segment is missing, or is "
                     "an older copy",
                     options_.dir, cut.end, cut.synced_through)));
+    // What was durable later than S is known may have filled the rest of its segment.
+    unknown_bytes_ += SegmentEnd(all, cut.synced_through) - cut.end;
     cut.end = cut.synced_through;
     prev.reset();
   }

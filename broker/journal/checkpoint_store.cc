@@ -130,8 +130,12 @@ absl::Status CheckpointStore::Recover() {
       continue;
     }
     if (!name.ends_with(".ckpt")) continue;
-    TOCSIN_ASSIGN_OR_RETURN(const std::string content, ReadFile(sequence));
-    StoredFile file = Parse(content, nullptr);
+    StoredFile file;
+    if (const auto content = ReadFile(sequence); content.ok()) {
+      file = Parse(*content, nullptr);
+    } else {
+      file.error = std::string(MessageOf(content.status()));
+    }
     file.sequence = sequence;
     files_.push_back(std::move(file));
   }
@@ -166,33 +170,51 @@ absl::StatusOr<CheckpointStore::Pages> CheckpointStore::LoadPages(const StoredFi
 }
 
 absl::StatusOr<std::optional<Checkpoint>> CheckpointStore::Load(
-    std::uint64_t log_start, std::vector<std::string>& warnings) const {
+    std::uint64_t log_start, std::vector<std::string>& warnings) {
   if (files_.empty()) return std::optional<Checkpoint>();
+  std::string reasons;
+  const auto skip = [&](const StoredFile& file, std::string_view why) {
+    reasons += fmt::format("{}{} {}", reasons.empty() ? "" : ", ", file.sequence, why);
+    warnings.push_back(fmt::format("{} {}; the checkpoint before it is looked for",
+                                   Path(file.sequence, "ckpt"), why));
+  };
   for (std::size_t i = files_.size(); i-- > 0;) {
     const StoredFile& file = files_[i];
-    const std::string path = Path(file.sequence, "ckpt");
+    if (!file.error.empty()) {
+      skip(file, fmt::format("cannot be read ({})", file.error));
+      continue;
+    }
     if (file.commits.empty() || file.commits.back().replay_from < log_start) {
-      warnings.push_back(fmt::format(
-          "{} {}; the checkpoint before it is looked for", path,
-          file.commits.empty() ? "is damaged" : "is damaged behind a commit that is too old"));
+      skip(file,
+           file.commits.empty() ? "is damaged" : "is damaged behind a commit that is too old");
+      continue;
+    }
+    auto pages = LoadPages(file);
+    if (!pages.ok()) {
+      skip(file, fmt::format("cannot be read ({})", MessageOf(pages.status())));
       continue;
     }
     if (!file.clean) {
-      warnings.push_back(fmt::format(
-          "{} ends in a checkpoint that is unfinished or damaged; using the one before it", path));
+      warnings.push_back(
+          fmt::format("{} ends in a checkpoint that is unfinished or damaged; using the one "
+                      "before it",
+                      Path(file.sequence, "ckpt")));
     }
-    TOCSIN_ASSIGN_OR_RETURN(Pages pages, LoadPages(file));
+    for (std::size_t newer = i + 1; newer < files_.size(); ++newer) {
+      files_[newer].commits.clear();
+      appendable_ = false;
+    }
     Checkpoint checkpoint{JournalPosition(file.commits.back().replay_from), {}};
-    checkpoint.pages.reserve(pages.size());
-    for (auto& [key, bytes] : pages) {
+    checkpoint.pages.reserve(pages->size());
+    for (auto& [key, bytes] : *pages) {
       checkpoint.pages.push_back({key.first, key.second, std::move(bytes)});
     }
     return std::optional<Checkpoint>(std::move(checkpoint));
   }
   return absl::DataLossError(
-      fmt::format("no checkpoint of partition {} can be read: restore {}/{:08x}-* from a copy of "
-                  "this data directory. Nothing was changed",
-                  partition_.value(), kDir, partition_.value()));
+      fmt::format("no checkpoint of partition {} can be read ({}): restore {}/{:08x}-* from a copy "
+                  "of this data directory. Nothing was changed",
+                  partition_.value(), reasons, kDir, partition_.value()));
 }
 
 std::uint64_t CheckpointStore::trim_limit() const {

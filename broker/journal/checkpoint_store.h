@@ -33,7 +33,8 @@ class CheckpointStore {
   CheckpointStore(FileSystem& fs, Quarantine& quarantine, PartitionId partition,
                   std::size_t piece_bytes);
 
-  // Reads what is there; removes unfinished temp files.
+  // Reads what is there; removes unfinished temp files. A file that cannot be read is no error: it
+  // is as one that is damaged.
   absl::Status Recover();
 
   // Of all readable commits: the highest position of the log that was durable when one was made,
@@ -42,10 +43,11 @@ class CheckpointStore {
   std::uint32_t epoch_max() const;
 
   // The newest readable checkpoint that does not begin below `log_start`; nullopt if there never
-  // was one. Appends to `warnings` if it is not the newest.
+  // was one. Appends to `warnings` if it is not the newest; what is newer counts no more then: what
+  // is written next goes on from the one that was loaded.
   //   kDataLoss  there are files, but no usable commit in any
   absl::StatusOr<std::optional<Checkpoint>> Load(std::uint64_t log_start,
-                                                 std::vector<std::string>& warnings) const;
+                                                 std::vector<std::string>& warnings);
 
   // The log below is not needed by either checkpoint; 0 while there are not two.
   std::uint64_t trim_limit() const;
@@ -79,6 +81,7 @@ class CheckpointStore {
   struct StoredFile {
     std::uint64_t sequence = 0;
     std::vector<Commit> commits;
+    std::string error;             // of reading the file, if it failed; no commits then
     bool clean = true;             // nothing behind the last commit
     std::uint64_t base_bytes = 0;  // end of the first commit
     std::uint32_t last_header_crc = 0;

@@ -68,7 +68,7 @@ struct AppendResult {
 };
 
 // One table of a checkpoint (ids, schedules, lane state, queues ...) is a set of pages; a delta
-// replaces pages whole. An empty page is absent. Pages are at most 256 KiB.
+// replaces pages whole. An empty page is absent. Pages are at most 256 KiB, as a rule.
 struct CheckpointPage {
   std::uint32_t table = 0;
   std::uint64_t page = 0;

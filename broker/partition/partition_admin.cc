@@ -17,6 +17,13 @@ constexpr std::size_t kReplayBytes = std::size_t{1} << 20;
 constexpr std::size_t kReadEventsBytes = 512 * 1024;
 constexpr std::size_t kUnmatchedShown = 32;
 
+std::string LostLetters(PartitionId partition, std::size_t count) {
+  return fmt::format(
+      "{} open dead letters of partition {} are lost: the dead log is damaged; "
+      "`tocsin dead list` names them, they can only be discarded",
+      count, partition.value());
+}
+
 }  // namespace
 
 void Partition::Impl::AddAndApply(RecordType type, std::string_view body) {
@@ -103,8 +110,8 @@ void Partition::Impl::Replay(JournalPosition from) {
                                       FinishOpen(letters.status());
                                       return;
                                     }
-                                    for (const LetterRef& letter : *letters) {
-                                      state.SetLetterPosition(letter.id, letter.position);
+                                    if (const auto lost = state.PlaceLetters(*letters); lost > 0) {
+                                      Warn("T0311", LostLetters(options.id, lost));
                                     }
                                     FinishOpen(absl::OkStatus());
                                   });

@@ -1,5 +1,5 @@
 // The checkpoint form of PartitionState: tables of pages (journal.h). An item of a table, e.g. a
-// trigger, is cut into parts; the page number is item << 8 | part.
+// trigger, is cut into at most 256 parts; the page number is item << 8 | part.
 
 #include <fmt/format.h>
 
@@ -158,10 +158,13 @@ bool DecodeTrigger(std::string_view bytes, PartitionId partition, TriggerRecord&
 
 void PartitionState::SavePages(std::uint32_t table, std::uint64_t item, std::string_view bytes,
                                CheckpointDelta& delta) {
+  // Of a very large item the parts are larger: their numbers must not run into the next item's.
+  constexpr std::size_t kPartsMax = std::size_t{1} << kPartBits;
+  const std::size_t part_bytes = std::max(kPartBytes, (bytes.size() + kPartsMax - 1) / kPartsMax);
   std::uint32_t part = 0;
-  for (std::size_t position = 0; position < bytes.size(); position += kPartBytes, ++part) {
+  for (std::size_t position = 0; position < bytes.size(); position += part_bytes, ++part) {
     delta.pages.push_back(
-        {table, (item << kPartBits) | part, std::string(bytes.substr(position, kPartBytes))});
+        {table, (item << kPartBits) | part, std::string(bytes.substr(position, part_bytes))});
   }
   std::uint32_t& saved = saved_parts_[{table, item}];
   for (std::uint32_t gone = part; gone < saved; ++gone) {

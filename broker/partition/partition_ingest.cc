@@ -314,8 +314,12 @@ void Partition::Impl::AddLetterWithoutTrigger(const LaneId& lane, std::string_vi
   dead.offset = state.end();
   dead.origin = dead.offset;
   dead.reason = reason;
-  while (state.letters().contains(DeliveryId{options.id, dead.origin, kNoTrigger, dead.run})) {
-    ++dead.run;
+  // Behind the last one of this place: counted from the first, a file of such records is quadratic.
+  const auto behind =
+      state.letters().upper_bound(DeliveryId{options.id, dead.origin, kNoTrigger, UINT32_MAX});
+  if (behind != state.letters().begin()) {
+    const DeliveryId& last = std::prev(behind)->first;
+    if (last.offset == dead.origin && last.trigger == kNoTrigger) dead.run = last.run + 1;
   }
   Letter letter;
   letter.id = DeliveryId{options.id, dead.origin, kNoTrigger, dead.run};

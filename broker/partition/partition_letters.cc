@@ -9,6 +9,27 @@
 #include "broker/partition/partition_impl.h"
 
 namespace tocsin {
+namespace {
+
+absl::Status LostLetter(const DeliveryId& id) {
+  return absl::DataLossError(
+      fmt::format("dead letter {} is lost, the dead log is damaged where it was: there is nothing "
+                  "to deliver; discard it when you are done with it",
+                  FormatDeliveryId(id)));
+}
+
+// What was read where the letter was written: damage can have put another one there.
+absl::StatusOr<Letter> DecodeStored(const DeliveryId& id,
+                                    const absl::StatusOr<std::string>& bytes) {
+  absl::StatusOr<Letter> letter = bytes.ok() ? DecodeLetter(*bytes) : bytes.status();
+  if (!letter.ok()) {
+    return Annotate(letter.status(), fmt::format("letter {}", FormatDeliveryId(id)));
+  }
+  if (letter->id != id) return LostLetter(id);
+  return letter;
+}
+
+}  // namespace
 
 void Partition::Impl::CloseLetter(const OpenLetter& letter, LetterClosedAs how, Offset redriven_as,
                                   std::uint64_t index) {
@@ -71,6 +92,10 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
         FormatDeliveryId(id))));
     return;
   }
+  if (found->second.lost) {
+    done(LostLetter(id));
+    return;
+  }
   if (found->second.position.value() == 0) {
     WaitUntilWritten(found->second,
                      [this, id, done = std::move(done)](const absl::Status& status) mutable {
@@ -91,9 +116,9 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
               fmt::format("dead letter {} was closed meanwhile", FormatDeliveryId(id))));
           return;
         }
-        absl::StatusOr<Letter> stored = bytes.ok() ? DecodeLetter(*bytes) : bytes.status();
+        const absl::StatusOr<Letter> stored = DecodeStored(id, bytes);
         if (!stored.ok()) {
-          done(Annotate(stored.status(), fmt::format("letter {}", FormatDeliveryId(id))));
+          done(stored.status());
           return;
         }
         EventView view;
@@ -146,6 +171,10 @@ void Partition::ReadLetter(const DeliveryId& id,
     done(absl::NotFoundError(fmt::format("there is no open dead letter {}", FormatDeliveryId(id))));
     return;
   }
+  if (found->second.lost) {
+    done(LostLetter(id));
+    return;
+  }
   if (found->second.position.value() == 0) {
     impl_->WaitUntilWritten(found->second,
                             [this, id, done = std::move(done)](const absl::Status& status) mutable {
@@ -157,11 +186,7 @@ void Partition::ReadLetter(const DeliveryId& id,
   impl_->ports.journal.ReadLetter(
       impl_->options.id, found->second.position,
       [id, done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
-        if (!bytes.ok()) {
-          done(Annotate(bytes.status(), fmt::format("letter {}", FormatDeliveryId(id))));
-          return;
-        }
-        done(DecodeLetter(*bytes));
+        done(DecodeStored(id, bytes));
       });
 }
 

@@ -149,6 +149,7 @@ void Partition::Impl::Trim() {
 void Partition::Impl::TrimLetters() {
   LetterPosition below = ports.journal.letters_end();
   for (const auto& [id, letter] : state.letters()) {
+    if (letter.lost) continue;
     if (letter.position.value() == 0) return;  // not all positions are known yet
     below = std::min(below, letter.position);
   }

@@ -43,6 +43,18 @@ void PartitionState::SetLetterPosition(const DeliveryId& id, LetterPosition posi
   dirty_letter_pages_.insert(id.offset.value() >> 10);
 }
 
+std::size_t PartitionState::PlaceLetters(const std::vector<LetterRef>& stored) {
+  for (auto& [id, letter] : letters_) letter.lost = true;
+  std::size_t lost = letters_.size();
+  for (const LetterRef& ref : stored) {
+    const auto found = letters_.find(ref.id);
+    if (found == letters_.end()) continue;
+    if (std::exchange(found->second.lost, false)) --lost;
+    SetLetterPosition(ref.id, ref.position);
+  }
+  return lost;
+}
+
 std::optional<Offset> PartitionState::LastFire(std::string_view name) const {
   const auto found = schedules_.find(name);
   return found == schedules_.end() ? std::nullopt : found->second.last_fire;
@@ -367,6 +379,7 @@ void PartitionState::ApplyDead(const DeadRecord& record, SettleKind kind,
   letter.parked = record.parked;
   letter.key = record.parked ? std::string(record.key) : std::string();
   letter.died_us = append_time_us;
+  letter.lost = false;
   dirty_letter_pages_.insert(id.offset.value() >> 10);
   if (record.trigger == kNoTrigger) return;
   TriggerRecord* trigger = Known(record.trigger);

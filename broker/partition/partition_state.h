@@ -101,6 +101,7 @@ struct OpenLetter {
   std::string key;          // of a parked one
   LetterPosition position;  // 0: not known yet
   std::int64_t died_us = 0;
+  bool lost = false;  // the dead log does not have it; in memory only
 };
 
 // A lane's or schedule's event that is not done with yet.
@@ -174,6 +175,8 @@ class PartitionState {
   const ScheduleTable& dynamic() const { return dynamic_; }
   const std::map<DeliveryId, OpenLetter>& letters() const { return letters_; }
   void SetLetterPosition(const DeliveryId& id, LetterPosition position);
+  // In recovery: all that the dead log has. The other open letters are lost; how many.
+  std::size_t PlaceLetters(const std::vector<LetterRef>& stored);
   const std::map<PartitionId, OutgoingLane>& outgoing() const { return outgoing_; }
   // Triggers of the API, by name, as they were given. Of partition 0 alone.
   const std::map<std::string, std::string, std::less<>>& stored_triggers() const {

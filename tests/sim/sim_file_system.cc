@@ -309,6 +309,7 @@ absl::Status SimFileSystem::Remove(const std::string& path) {
   bool cut = false;
   const absl::Status power = Operate(cut);
   if (!power.ok() && !cut) return power;
+  if (const auto error = Injected(Call::kRemove, path)) return *error;
   names_.erase(path);
   changes_.push_back({NameChange::Kind::kRemove, path, {}, nullptr});
   return power;

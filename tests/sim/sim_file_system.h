@@ -53,7 +53,7 @@ class SimFileSystem final : public FileSystem {
   void Crash(Coins coins = Coins::kFair);
 
   // --- faults --------------------------------------------------------------------------------
-  enum class Call { kWrite, kSync, kPreallocate, kCreate, kRead };
+  enum class Call { kWrite, kSync, kPreallocate, kCreate, kRead, kRemove };
   // The calls of this kind on paths with this prefix, after `skip` good ones, fail `count` times.
   // A failing write has written a part. A failing sync of a file has written some sectors, and
   // forgets of the others that they are not on the disk, as Linux does: what was written of them

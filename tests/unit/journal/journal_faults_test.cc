@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "tests/unit/journal/journal_rig.h"
 
@@ -378,13 +379,145 @@ TEST(JournalFaultsTest, F10AMissingSegmentIsRefusedUnlessDegraded) {
   EXPECT_NE(MessageOf(refused).find("--degraded"), std::string_view::npos);
   rig.degraded = true;
   ASSERT_TRUE(rig.Restart().ok());
-  ASSERT_TRUE(rig.Open().ok());
+  const auto opened = rig.Open();
+  ASSERT_TRUE(opened.ok()) << opened.status();
   const ReadResult read = rig.ReadAll();
   ASSERT_EQ(read.unreadable.size(), 1u);
   EXPECT_GT(read.batches.size(), 10u);
   EXPECT_TRUE(read.at_end);
-  rig.next_offset = 20;
+  EXPECT_GE(opened->next_offset, Offset(20));
+  rig.next_offset = opened->next_offset.value();
   EXPECT_TRUE(rig.Append("goes on").ok());
+}
+
+// The danger: an offset that was answered becomes another event.
+class LostOffsetsTest : public testing::Test {
+ protected:
+  // Partition 0's batches go on behind the one of partition 1 that is lost.
+  void WriteBoth(int before) {
+    rig.partitions = 2;
+    rig.StartAndOpen();
+    const Epoch first = rig.epoch;
+    ASSERT_TRUE(rig.Open(PartitionId(1)).ok());
+    const Epoch second = std::exchange(rig.epoch, first);
+    for (int i = 0; i < before; ++i) ASSERT_TRUE(rig.Append(Big('b')).ok());
+    older_path = rig.Place(JournalPosition(rig.journal->end())).first;
+    older_bytes = rig.fs.Bytes(older_path);
+    RecordBatch batch = rig.Batch(std::string(20, 'l'), 5);
+    rig.next_offset -= 5;
+    batch.partition = PartitionId(1);
+    batch.epoch = second;
+    batch.base_offset = Offset(0);
+    const auto appended = rig.Append(std::move(batch));
+    ASSERT_TRUE(appended.ok()) << appended.status();
+    lost = appended->position;
+    for (int i = 0; i < 12; ++i) ASSERT_TRUE(rig.Append(Big('a')).ok());
+    rig.Kill();
+  }
+  void ExpectNotGivenOutAgain() {
+    EXPECT_EQ(rig.Start().code(), absl::StatusCode::kFailedPrecondition);
+    rig.degraded = true;
+    ASSERT_EQ(rig.Restart(), absl::OkStatus());
+    const auto opened = rig.Open(PartitionId(1));
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_GE(opened->next_offset, Offset(5));
+    RecordBatch batch = rig.Batch("goes on");
+    batch.partition = PartitionId(1);
+    batch.base_offset = opened->next_offset;
+    EXPECT_TRUE(rig.Append(std::move(batch)).ok());
+  }
+
+  JournalRig rig;
+  JournalPosition lost;
+  std::string older_path, older_bytes;  // before what is lost was written
+};
+
+TEST_F(LostOffsetsTest, F10OfAMissingSegmentAreNotGivenOutAgain) {
+  ASSERT_NO_FATAL_FAILURE(WriteBoth(6));
+  const std::string path = rig.Place(lost).first;
+  ASSERT_NE(path, rig.Paths("log/", ".seg")[0]);
+  rig.fs.Delete(path);
+  ExpectNotGivenOutAgain();
+}
+
+TEST_F(LostOffsetsTest, F11OfAnOlderCopyAreNotGivenOutAgain) {
+  ASSERT_NO_FATAL_FAILURE(WriteBoth(2));
+  ASSERT_EQ(rig.Place(lost).first, older_path);
+  rig.fs.Put(older_path, older_bytes);
+  ExpectNotGivenOutAgain();
+}
+
+// What was appended behind the last position that anything readable calls durable is lost, too.
+TEST(JournalFaultsTest, F10OffsetsOfALostEndAreNotGivenOutAgain) {
+  for (const bool also_prepared : {false, true}) {
+    JournalRig rig;
+    rig.StartAndOpen();
+    JournalPosition end;
+    while (rig.journal->Info().segments < 2) end = rig.Append(Big('b'))->end;
+    ASSERT_TRUE(rig.WriteCheckpoint("state", end).ok());
+    JournalPosition last;
+    for (int i = 0; i < 3; ++i) last = rig.Append(rig.Batch(std::string(14, 's'), 450))->position;
+    ASSERT_EQ(rig.journal->Info().segments, 2u);
+    rig.Kill();
+    const std::string newest = rig.Place(last).first;
+    for (const std::string& path : rig.Paths("log/", ".seg")) {
+      if (path == newest || (also_prepared && path > newest)) rig.fs.Delete(path);
+    }
+    EXPECT_EQ(rig.Start().code(), absl::StatusCode::kFailedPrecondition);
+    rig.degraded = true;
+    ASSERT_EQ(rig.Restart(), absl::OkStatus());
+    const auto opened = rig.Open();
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_GE(opened->next_offset, Offset(rig.next_offset));
+    rig.next_offset = opened->next_offset.value();
+    EXPECT_TRUE(rig.Append("goes on").ok());
+  }
+}
+
+// The danger: the one behind it is removed instead, and the next start finds a hole.
+TEST(JournalFaultsTest, F4ASegmentThatCannotBeRemovedHoldsTheTrim) {
+  for (const int failures : {1, 2}) {
+    JournalRig rig;
+    rig.StartAndOpen();
+    JournalPosition end;
+    for (int i = 0; i < 20; ++i) end = rig.Append(Big('t'))->end;
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(rig.WriteCheckpoint("state", end).ok());
+    const auto segments = rig.Paths("log/", ".seg");
+    ASSERT_GT(segments.size(), 4u);
+    rig.fs.Fail(Call::kRemove, segments[0], absl::InternalError("EIO"), failures);
+    const auto second = *ParseSegmentName(segments[1].substr(4));
+    rig.journal->TrimBelow(PartitionId(0), JournalPosition(second));
+    rig.Run();
+    EXPECT_EQ(rig.journal->Info().start, JournalPosition(0)) << "it is there";
+    rig.journal->TrimBelow(PartitionId(0), end);
+    rig.Run();
+    EXPECT_FALSE(rig.fs.HasFaults()) << "it was tried again";
+    EXPECT_EQ(rig.journal->Info().start.value() > second, failures == 1);
+    ASSERT_EQ(rig.Restart(), absl::OkStatus());
+    ASSERT_TRUE(rig.Open().ok());
+    EXPECT_TRUE(rig.ReadAll().unreadable.empty());
+    EXPECT_EQ(rig.fs.Exists(segments[1]), failures == 2);
+  }
+}
+
+TEST(JournalFaultsTest, F4ARemovalThatCouldNotBeSyncedIsSyncedByTheNextTrim) {
+  JournalRig rig;
+  rig.StartAndOpen();
+  JournalPosition end;
+  for (int i = 0; i < 20; ++i) end = rig.Append(Big('t'))->end;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(rig.WriteCheckpoint("state", end).ok());
+  const auto segments = rig.Paths("log/", ".seg");
+  rig.fs.Fail(Call::kSync, "log", absl::InternalError("EIO"));
+  rig.journal->TrimBelow(PartitionId(0), JournalPosition(end.value() - 1));
+  rig.Run();
+  EXPECT_FALSE(rig.fs.HasFaults());
+  EXPECT_TRUE(rig.fs.Exists(segments[1])) << "nothing behind it is removed before";
+  rig.journal->TrimBelow(PartitionId(0), end);
+  rig.Run();
+  EXPECT_FALSE(rig.fs.Exists(segments[1]));
+  ASSERT_EQ(rig.Restart(Coins::kNone), absl::OkStatus());
+  ASSERT_TRUE(rig.Open().ok());
+  EXPECT_FALSE(rig.fs.Exists(segments[0]));
 }
 
 // The danger: what is appended after such a start chains to nothing, and the next start refuses it.

@@ -55,6 +55,77 @@ TEST(JournalFaultsTest, F9WithBothCheckpointsUnreadableTheOpeningIsRefused) {
   EXPECT_EQ(rig.Paths("checkpoint/").size(), 2u);
 }
 
+// Two checkpoints, the newer with a page that the older one does not have, of a log that is trimmed
+// as far as the two allow.
+void WriteTwoAndTrim(JournalRig& rig) {
+  rig.StartAndOpen();
+  JournalPosition end;
+  const auto append = [&] {
+    for (int i = 0; i < 20; ++i) end = rig.Append(std::string(6000, 'x'))->end;
+  };
+  append();
+  ASSERT_TRUE(rig.WriteCheckpoint("old", end).ok());
+  append();
+  std::optional<absl::Status> written;
+  rig.journal->WriteCheckpoint(
+      CheckpointDelta{PartitionId(0), rig.epoch, true, {{1, 0, "new"}, {1, 5, "only here"}}}, end,
+      [&](const absl::Status& status) { written = status; });
+  rig.Run();
+  ASSERT_EQ(written, absl::OkStatus());
+  rig.journal->TrimBelow(PartitionId(0), end);
+  rig.Run();
+  ASSERT_GT(rig.journal->Info().start.value(), 0u);
+  rig.Kill();
+}
+
+// The danger: a sector of the disk that cannot be read any more, and no broker in spite of two
+// checkpoints. The other: what is written next goes on from one that was not loaded.
+TEST(JournalFaultsTest, F9TheOlderCheckpointIsUsedIfTheDiskCannotReadTheNewest) {
+  for (const int good : {0, 1}) {  // reads: one when the directory is looked through, one to load
+    JournalRig rig;
+    ASSERT_NO_FATAL_FAILURE(WriteTwoAndTrim(rig));
+    const std::string newest = rig.Paths("checkpoint/")[1];
+    rig.fs.Fail(SimFileSystem::Call::kRead, newest, absl::InternalError("EIO"), 1, good);
+    ASSERT_EQ(rig.Start(), absl::OkStatus());
+    const auto opened = rig.Open();
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_FALSE(rig.fs.HasFaults());
+    ASSERT_TRUE(opened->checkpoint.has_value());
+    ASSERT_EQ(opened->checkpoint->pages.size(), 1u);
+    EXPECT_EQ(opened->checkpoint->pages[0].bytes, "old");
+    EXPECT_GE(opened->checkpoint->replay_from, opened->start)
+        << "what it needs of the log is there";
+    ASSERT_EQ(opened->warnings.size(), 1u);
+    EXPECT_NE(opened->warnings[0].find("EIO"), std::string::npos) << opened->warnings[0];
+    rig.journal->TrimBelow(PartitionId(0), opened->end);
+    rig.Run();
+    EXPECT_EQ(rig.journal->Info().start, opened->start) << "there is one checkpoint";
+    ASSERT_TRUE(rig.WriteCheckpoint("newer", opened->end, /*base=*/false).ok());
+    EXPECT_EQ(rig.Paths("quarantine/").size(), 1u);
+    ASSERT_EQ(rig.Restart(), absl::OkStatus());
+    const auto again = rig.Open();
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_TRUE(again->warnings.empty());
+    ASSERT_EQ(again->checkpoint->pages.size(), 1u) << "a page of the one that was not loaded";
+    EXPECT_EQ(again->checkpoint->pages[0].bytes, "newer");
+  }
+}
+
+TEST(JournalFaultsTest, F9WithBothCheckpointsUnreadableByTheDiskNothingIsChanged) {
+  JournalRig rig;
+  ASSERT_NO_FATAL_FAILURE(WriteTwoAndTrim(rig));
+  rig.fs.Fail(SimFileSystem::Call::kRead, "checkpoint/", absl::InternalError("EIO"), 100);
+  ASSERT_EQ(rig.Start(), absl::OkStatus());
+  const absl::Status refused = rig.Open().status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(MessageOf(refused).find("EIO"), std::string_view::npos) << refused;
+  ASSERT_EQ(rig.Restart(), absl::OkStatus());  // the disk is well again
+  const auto opened = rig.Open();
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->checkpoint->pages[0].bytes, "new");
+  EXPECT_TRUE(opened->warnings.empty());
+}
+
 TEST(JournalFaultsTest, F9MissingCheckpointsOfATrimmedLogAreRefused) {
   JournalRig rig;
   rig.StartAndOpen();

@@ -1,0 +1,115 @@
+// PartitionState as pages of a checkpoint and back, when what it holds is very large.
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "broker/base/status.h"
+#include "broker/partition/partition_state.h"
+
+namespace tocsin {
+namespace {
+
+constexpr int kItems = 61;
+constexpr std::size_t kItemBytes = std::size_t{1} << 20;
+
+using Pages = std::map<std::pair<std::uint32_t, std::uint64_t>, std::string>;
+
+PartitionState Empty() { return PartitionState(PartitionId(0), 7, 1'000'000, 100); }
+
+void Apply(PartitionState& state, RecordType type, const std::string& body) {
+  ASSERT_EQ(state.Apply(RecordView{type, body, 0}, state.end(), 1), absl::OkStatus());
+}
+
+void Define(PartitionState& state, std::uint32_t ordinal, std::string_view name) {
+  TriggerDefinedRecord record;
+  record.trigger = TriggerOrdinal(ordinal);
+  record.name = name;
+  record.config_json = "{}";
+  std::string body;
+  EncodeTriggerDefined(record, body);
+  Apply(state, RecordType::kTriggerDefined, body);
+}
+
+// As the journal merges a delta. Each page comes once.
+void Merge(PartitionState& state, bool every, Pages& pages) {
+  CheckpointDelta delta;
+  state.TakePages(every, delta);
+  while (!state.dynamic().NextPages(SIZE_MAX, delta)) {
+  }
+  std::set<std::pair<std::uint32_t, std::uint64_t>> seen;
+  for (CheckpointPage& page : delta.pages) {
+    const std::pair key(page.table, page.page);
+    EXPECT_TRUE(seen.insert(key).second) << "table " << page.table << ", page " << page.page;
+    if (page.bytes.empty()) {
+      pages.erase(key);
+    } else {
+      pages[key] = std::move(page.bytes);
+    }
+  }
+}
+
+absl::Status Load(const Pages& pages, PartitionState& state) {
+  std::vector<CheckpointPage> all;
+  for (const auto& [key, bytes] : pages) all.push_back({key.first, key.second, bytes});
+  return state.LoadPages(all);
+}
+
+// The danger: the parts of one run into the numbers of the next, and no start is possible.
+TEST(StatePagesTest, ATriggerWithMuchToRememberComesBackAndTheOneBehindIt) {
+  PartitionState state = Empty();
+  Define(state, 0, "much");
+  Define(state, 1, "next");
+  const std::string message(kItemBytes, 'm');
+  for (std::uint32_t i = 0; i < kItems; ++i) {
+    AttemptFailedRecord attempt;
+    attempt.trigger = TriggerOrdinal(0);
+    attempt.index = i;
+    attempt.offset = Offset(i);
+    attempt.attempt = 1;
+    attempt.message = message;
+    std::string body;
+    EncodeAttemptFailed(attempt, body);
+    Apply(state, RecordType::kAttemptFailed, body);
+  }
+  Pages pages;
+  Merge(state, true, pages);
+  PartitionState loaded = Empty();
+  ASSERT_EQ(Load(pages, loaded), absl::OkStatus());
+  ASSERT_EQ(loaded.triggers().size(), 2u);
+  EXPECT_EQ(loaded.triggers()[1]->name, "next");
+  EXPECT_TRUE(loaded.Digest() == state.Digest());
+}
+
+TEST(StatePagesTest, MuchThatIsOnItsWayToOthersComesBackAndGoesWithoutATrace) {
+  PartitionState state = Empty();
+  const std::string event(kItemBytes, 'e');
+  for (std::uint64_t i = 1; i <= kItems; ++i) {
+    std::string body;
+    EncodeOutgoing({i, PartitionId(1), event}, body);
+    Apply(state, RecordType::kOutgoing, body);
+  }
+  Pages pages;
+  Merge(state, true, pages);
+  PartitionState loaded = Empty();
+  ASSERT_EQ(Load(pages, loaded), absl::OkStatus());
+  EXPECT_TRUE(loaded.Digest() == state.Digest());
+  // Most of it has arrived: what is left takes fewer parts, and smaller ones.
+  PartitionState later = Empty();
+  ASSERT_EQ(Load(pages, later), absl::OkStatus());
+  std::string body;
+  EncodeOutgoingDone({PartitionId(1), kItems - 2}, body);
+  Apply(later, RecordType::kOutgoingDone, body);
+  Merge(later, false, pages);
+  PartitionState last = Empty();
+  ASSERT_EQ(Load(pages, last), absl::OkStatus());
+  ASSERT_EQ(last.outgoing().size(), 1u);
+  EXPECT_EQ(last.outgoing().begin()->second.pending.size(), 2u);
+}
+
+}  // namespace
+}  // namespace tocsin
