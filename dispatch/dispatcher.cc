@@ -215,6 +215,7 @@ void Dispatcher::Impl::GrantShare(FunctionPartition& fp, std::vector<Grant>& gra
     // What goes together is not shared.
     const std::uint64_t whole = std::min<std::uint64_t>(trigger.batch, demand.ready);
     std::uint64_t want = std::max(std::min<std::uint64_t>(share, demand.ready), whole);
+    if (want < demand.ready) want -= want % std::max<std::uint64_t>(whole, 1);
     if (trigger.Bounded()) {
       const std::uint64_t left = trigger.Left(now);
       const std::uint64_t mine = (left + trigger.linked - 1) / trigger.linked;

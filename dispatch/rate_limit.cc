@@ -18,11 +18,15 @@ void RateLimit::Set(const Rate& rate, Instant now) {
   const bool began = limited();
   const std::int64_t level = began ? LevelAt(now) : 0;
   const std::int64_t per_before = rate_.per.count();
+  const std::uint32_t before = rate_.count;
   const std::int64_t per = rate.per.count();
   rate_ = rate;
   // Not quite one more than that: a turn that comes late by less loses nothing.
   level_max_ = per + rate.count * kKept - 1;
-  if (began) {
+  if (began && level < 0) {
+    // What was taken too early is paid back in the time that it would have taken.
+    level_ = static_cast<std::int64_t>(static_cast<double>(level) * rate.count / before);
+  } else if (began) {
     const double part = static_cast<double>(level % per_before) / static_cast<double>(per_before);
     level_ = std::min(level_max_, level / per_before * per +
                                       static_cast<std::int64_t>(part * static_cast<double>(per)));

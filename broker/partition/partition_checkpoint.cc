@@ -419,7 +419,9 @@ absl::Status PartitionState::LoadItem(std::uint32_t table, std::uint64_t item,
         lane.next_sequence = reader.U64();
         for (std::uint64_t left = reader.U64(); reader.ok() && left > 0; --left) {
           const std::uint64_t sequence = reader.U64();
-          lane.pending[sequence] = reader.Text();
+          std::string& pending = lane.pending[sequence];
+          pending = reader.Text();
+          outgoing_bytes_ += pending.size();
         }
       }
       outgoing_dirty_ = false;

@@ -15,6 +15,7 @@
 namespace tocsin {
 namespace {
 
+constexpr int kReadsMax = 5;  // of one event, a second apart
 constexpr std::size_t kFetchBytes = 256 * 1024;
 
 }  // namespace
@@ -167,8 +168,8 @@ void Partition::Impl::DropEndedLeases(Fetch& fetch) {
   fetch.grant.bytes -= bytes;
 }
 
-// A read that failed may succeed when it is repeated, and costs an attempt: a disk that never gives
-// the event must not hold its key for ever. What a good read does not find is damaged.
+// A read that failed may succeed when it is repeated. Then it costs an attempt: a disk that never
+// gives the event must not hold its key for ever. What a good read does not find is damaged.
 Outcome Partition::Impl::NotRead(const Lease& lease, const absl::Status& status) const {
   const std::string message = fmt::format("event {}/{} cannot be read from the journal",
                                           options.id.value(), lease.candidate.offset.value());
@@ -179,41 +180,63 @@ Outcome Partition::Impl::NotRead(const Lease& lease, const absl::Status& status)
 // One read finds at least the first of them; the rest goes round again.
 void Partition::Impl::FetchMissing(Fetch fetch) {
   ++fetches;
+  fetch.reads_failed = 0;
+  ReadFor(std::move(fetch));
+}
+
+void Partition::Impl::ReadFor(Fetch fetch) {
   const Offset first = fetch.leases.front().candidate.offset;
   ports.journal.Read(options.id, ports.journal.Locate(options.id, first), kFetchBytes,
                      [this, fetch = std::move(fetch), first,
                       guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
                        if (guard.expired()) return;
-                       --fetches;
                        BeginIfNeeded();
-                       bool found = false;
-                       fetch.batches.clear();
-                       if (result.ok()) {
-                         for (StoredBatch& stored : result->batches) {
-                           std::optional<CachedBatch> cached = IndexBatch(stored);
-                           if (!cached) continue;
-                           found = found || (!(first < cached->base) && first < cached->end());
-                           fetch.batches.push_back(cache.Add(*std::move(cached)));
-                         }
+                       if (result.ok() || ++fetch.reads_failed == kReadsMax) {
+                         Fetched(std::move(fetch), first, std::move(result));
+                         ports.wake();
+                         return;
                        }
-                       Runtime* runtime = RuntimeOf(fetch.trigger);
-                       DropEndedLeases(fetch);
-                       // What was read for was the first: another one's turn comes with its read.
-                       found = found || fetch.leases.empty() ||
-                               fetch.leases.front().candidate.offset != first;
-                       if (!found && runtime != nullptr && runtime->queue != nullptr) {
-                         const Lease lost = fetch.leases.front();
-                         fetch.leases.erase(fetch.leases.begin());
-                         ports.dispatcher.Release(fetch.grant, 1, lost.candidate.event_bytes);
-                         std::vector<Action> actions;
-                         (void)runtime->queue->Answer(lost.candidate.offset, lost.token,
-                                                      NotRead(lost, result.status()), now, actions);
-                         RunActions(*runtime, actions);
-                         Touch(*runtime);
-                       }
-                       if (!fetch.leases.empty()) DeliverTo(fetch);
-                       ports.wake();
+                       ports.executor.PostAt(
+                           now + std::chrono::seconds(1),
+                           [this, fetch = std::move(fetch), guard = std::move(guard)]() mutable {
+                             if (guard.expired()) return;
+                             BeginIfNeeded();
+                             ReadFor(std::move(fetch));
+                           });
                      });
+}
+
+void Partition::Impl::Fetched(Fetch fetch, Offset first, absl::StatusOr<ReadResult> result) {
+  --fetches;
+  bool found = false;
+  fetch.batches.clear();
+  if (result.ok()) {
+    for (StoredBatch& stored : result->batches) {
+      std::optional<CachedBatch> cached = IndexBatch(stored);
+      if (!cached) continue;
+      found = found || (!(first < cached->base) && first < cached->end());
+      fetch.batches.push_back(cache.Add(*std::move(cached)));
+    }
+  }
+  Runtime* runtime = RuntimeOf(fetch.trigger);
+  DropEndedLeases(fetch);
+  // What was read for was the first: another one's turn comes with its read.
+  found = found || fetch.leases.empty() || fetch.leases.front().candidate.offset != first;
+  if (!found && runtime != nullptr && runtime->queue != nullptr) {
+    const Lease lost = fetch.leases.front();
+    fetch.leases.erase(fetch.leases.begin());
+    const std::uint64_t bytes =
+        std::min<std::uint64_t>(lost.candidate.event_bytes, fetch.grant.bytes);
+    ports.dispatcher.Release(fetch.grant, 1, bytes);
+    --fetch.grant.count;
+    fetch.grant.bytes -= bytes;
+    std::vector<Action> actions;
+    (void)runtime->queue->Answer(lost.candidate.offset, lost.token, NotRead(lost, result.status()),
+                                 now, actions);
+    RunActions(*runtime, actions);
+    Touch(*runtime);
+  }
+  if (!fetch.leases.empty()) DeliverTo(fetch);
 }
 
 }  // namespace tocsin

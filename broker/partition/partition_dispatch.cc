@@ -15,8 +15,7 @@ namespace tocsin {
 namespace {
 
 constexpr std::size_t kQueuesKept = 1024;  // idle queue objects, beyond which they are dropped
-constexpr int kLetterReadsMax = 5;         // a second apart; then a letter goes without its event
-// Appended and not durable, of which emitted events may be most.
+// Appended and not durable, and emitted and not at its home.
 constexpr std::size_t kFlightBytesMax = std::size_t{64} << 20;
 constexpr std::size_t kAnswerBytes = 4096;  // kept beside what it emits for the answer itself
 
@@ -276,9 +275,10 @@ void Partition::Impl::SetDue(Runtime& runtime) {
 
 void Partition::Impl::ExchangeAndDeliver() {
   std::vector<ReadyOffer> offers;
-  // What functions emit is refused by nobody: while the disk lags, no more are called.
-  if (choked != (flight_bytes > kFlightBytesMax)) woken = true;
-  choked = flight_bytes > kFlightBytesMax;
+  // What functions emit is refused by nobody: while the disk or its home lags, no more are called.
+  const bool lags = flight_bytes + state.outgoing_bytes() > kFlightBytesMax;
+  if (choked != lags) woken = true;
+  choked = lags;
   const auto offer = [&](Runtime& runtime) {
     ReadyOffer one;
     one.trigger = runtime.number;
@@ -348,7 +348,10 @@ void Partition::Impl::ExchangeAndDeliver() {
     const std::uint32_t unused = grant.count - static_cast<std::uint32_t>(fetch.leases.size());
     const std::uint64_t unused_bytes = grant.bytes > bytes ? grant.bytes - bytes : 0;
     if (unused > 0 || unused_bytes > 0) ports.dispatcher.Release(grant, unused, unused_bytes);
-    if (unused > 0) runtime->offered = runtime->offered_alone = 0;
+    if (unused > 0) {
+      runtime->offered = runtime->offered_alone = 0;
+      runtime->gather_until = now;  // what is left of it has waited
+    }
     grant.count -= unused;
     grant.bytes -= unused_bytes;
     fetch.grant = std::move(grant);
@@ -357,6 +360,8 @@ void Partition::Impl::ExchangeAndDeliver() {
   for (const TriggerOrdinal ordinal : touched) {
     Runtime* runtime = RuntimeOf(ordinal);
     if (runtime == nullptr || runtime->queue == nullptr) continue;
+    // Of what was offered some was not granted: it has waited for its batch.
+    if (runtime->offered > 0) runtime->gather_until = now;
     const std::size_t count = ReadyToGo(*runtime);
     const std::size_t alone = runtime->queue->ready_alone_count();
     // What expired while it was taken was offered, too.

@@ -9,6 +9,7 @@
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
+#include "broker/base/wire.h"
 #include "broker/journal/record.h"
 #include "broker/partition/partition_impl.h"
 
@@ -21,12 +22,13 @@ constexpr std::size_t kEmittedBytesMax = std::size_t{2} << 20;
 constexpr std::size_t kForwardBytesMax = std::size_t{2} << 20;
 constexpr std::size_t kForwardEventsMax = 1024;
 constexpr std::size_t kForwardOverhead = 256;
+constexpr std::size_t kMatchesReckoned = 256;
 constexpr Duration kForwardAgainAfter = std::chrono::milliseconds(200);
 
 }  // namespace
 
 absl::StatusOr<Partition::Impl::EmittedEvents> Partition::Impl::CheckEmitted(
-    const DeliveryRef& delivery, std::vector<std::string> emitted) const {
+    const DeliveryRef& delivery, std::vector<std::string> emitted) {
   if (emitted.size() > kEmittedMax) {
     return absl::InvalidArgumentError(
         fmt::format("{} events emitted, at most {} are allowed", emitted.size(), kEmittedMax));
@@ -56,6 +58,21 @@ absl::StatusOr<Partition::Impl::EmittedEvents> Partition::Impl::CheckEmitted(
     return absl::InvalidArgumentError(fmt::format("{} of emitted events, at most {} are allowed",
                                                   FormatBytes(out.bytes),
                                                   FormatBytes(kEmittedBytesMax)));
+  }
+  // Lists of matches that may be larger than the events.
+  const bool many = runtimes.size() * (kVarintBytesMax + 3) > kMatchesReckoned;
+  for (std::size_t i = 0; i < emitted.size() && many; ++i) {
+    EventView view;
+    (void)ParseEvent(emitted[i], view);
+    if (PartitionOfEvent(view, options.partitions) != options.id) continue;
+    const std::size_t list = MatchBytes(view, "", emitted.size());
+    out.bytes += list - std::min(list, kMatchesReckoned);
+  }
+  if (out.bytes + 2 * BodySlack() > ports.journal.batch_bytes_max()) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} of emitted events with the lists of triggers that they match: more than "
+                    "one batch of the journal; emit fewer at a time",
+                    FormatBytes(out.bytes)));
   }
   out.events = std::move(emitted);
   return out;
@@ -140,7 +157,10 @@ void Partition::Impl::ForwardOutgoing() {
 void Partition::Impl::Forwarded(PartitionId home, std::uint64_t last, std::size_t count,
                                 const absl::Status& status) {
   if (status.ok() && !failed) {
-    forward_events_max.erase(home);
+    const auto narrowed = forward_events_max.find(home);
+    if (narrowed != forward_events_max.end() && (narrowed->second *= 2) >= kForwardEventsMax) {
+      forward_events_max.erase(narrowed);
+    }
     EnsureRoom(64);
     std::string body;
     EncodeOutgoingDone({home, last}, body);
@@ -149,13 +169,14 @@ void Partition::Impl::Forwarded(PartitionId home, std::uint64_t last, std::size_
     const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
     TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
   }
-  if (status.ok()) {
+  // Too many match each of them there for one batch.
+  const bool too_large = absl::IsOutOfRange(status) && count > 1;
+  if (too_large) forward_events_max[home] = count / 2;
+  if (status.ok() || too_large) {
     forwarding.erase(home);
     ForwardOutgoing();
     return;
   }
-  // Too many match each of them there for one batch.
-  if (absl::IsOutOfRange(status)) forward_events_max[home] = std::max<std::size_t>(1, count / 2);
   ports.executor.PostAt(now + kForwardAgainAfter, [this, home, guard = std::weak_ptr(alive)] {
     if (guard.expired()) return;
     forwarding.erase(home);

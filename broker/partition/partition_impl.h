@@ -125,6 +125,7 @@ struct Partition::Impl {
     Grant grant;
     std::vector<Lease> leases;
     TriggerOrdinal trigger;
+    int reads_failed = 0;
     // What was read for it: the cache may have let it go again.
     std::vector<std::shared_ptr<const CachedBatch>> batches;
   };
@@ -163,6 +164,7 @@ struct Partition::Impl {
   std::int64_t LogTime() const {
     return std::max(last_append_us, std::int64_t{wall.time_since_epoch().count()});
   }
+  std::size_t MatchBytes(const EventView& view, std::string_view source, std::size_t events);
   std::size_t MatchBytes(const LaneBatch& batch);
   std::size_t BodySlack() const;  // kept for settlements encoded at the end of a batch
   // Flushes what the turn holds if `bytes` of records, and of letters, would be too much with it.
@@ -274,7 +276,7 @@ struct Partition::Impl {
   void OnAnswers(AnswerBatch batch);
   // partition_emitted.cc
   absl::StatusOr<EmittedEvents> CheckEmitted(const DeliveryRef& delivery,
-                                             std::vector<std::string> emitted) const;
+                                             std::vector<std::string> emitted);
   void WriteEmitted(const EmittedEvents& emitted);  // there is room in this turn
   void Forwarded(PartitionId home, std::uint64_t last, std::size_t count,
                  const absl::Status& status);
@@ -294,6 +296,8 @@ struct Partition::Impl {
   void ExchangeAndDeliver();
   void DeliverTo(const Fetch& fetch);
   void FetchMissing(Fetch fetch);
+  void ReadFor(Fetch fetch);
+  void Fetched(Fetch fetch, Offset first, absl::StatusOr<ReadResult> result);
   Outcome NotRead(const Lease& lease, const absl::Status& status) const;
   Grant ResizedGrant(const Fetch& fetch, const Fetch& missing, const std::vector<Refusal>& refusals,
                      const std::vector<OutgoingDelivery>& out) const;

@@ -9,6 +9,7 @@
 #include "broker/base/check.h"
 #include "broker/base/status.h"
 #include "broker/base/time_text.h"
+#include "broker/base/wire.h"
 #include "broker/journal/record.h"
 #include "broker/partition/partition_impl.h"
 
@@ -20,6 +21,7 @@ constexpr std::size_t kUnmatchedMax = 256;
 constexpr std::size_t kDedupeAhead = 8;  // how far ahead the dedupe table's memory is fetched
 constexpr std::string_view kHopsAttribute = "tocsinhops";
 
+constexpr std::size_t kEventOverhead = 256;  // of one event of a lane
 constexpr std::size_t kBodySlack = 64 * 1024;
 constexpr Duration kDeliverInMax = std::chrono::hours(24 * 3653);
 constexpr std::int64_t kDeliverLastUs = 7'258'118'400'000'000;  // the end of kScheduleLastYear
@@ -355,7 +357,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
     return;
   }
   std::size_t bytes = 1024 + batch.position.size();
-  for (const std::string& event : batch.events) bytes += event.size() + 256;
+  for (const std::string& event : batch.events) bytes += event.size() + kEventOverhead;
   for (const auto& [key, value] : batch.puts) bytes += key.size() + value.size() + 8;
   for (const std::string& key : batch.erases) bytes += key.size() + 4;
   bytes += MatchBytes(batch);
@@ -465,21 +467,32 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
       [done = std::move(batch.done)](const absl::Status& status) mutable { done(status); });
 }
 
+// Of the list of an event's matches, if it comes soon.
+std::size_t Partition::Impl::MatchBytes(const EventView& view, std::string_view source,
+                                        std::size_t events) {
+  if (plan == nullptr || plan->table == nullptr) return 0;
+  MatchRoutes(view, source);
+  std::size_t bytes = 0;
+  for (const std::uint32_t route : match_routes) {
+    const TriggerRecord* trigger = state.FindTrigger(route_ordinals[route]);
+    bytes += VarintSize(trigger->ordinal.value()) + VarintSize(trigger->matched + events);
+  }
+  return bytes;
+}
+
 // Of the lists of matches, beyond what is reckoned with for every event. Looked at closely only
 // where there are triggers enough.
 std::size_t Partition::Impl::MatchBytes(const LaneBatch& batch) {
-  constexpr std::size_t kMatch = 12;
-  constexpr std::size_t kReckoned = 128;
-  const std::size_t routes = runtimes.size();
-  if (routes * kMatch <= kReckoned || batch.events.size() * routes * kMatch <= BodySlack()) {
-    return 0;
-  }
+  const std::size_t kept = kEventOverhead - std::min(kEventOverhead, 32 + batch.lane.source.size() +
+                                                                         batch.lane.key.size());
+  const std::size_t most = runtimes.size() * (kVarintBytesMax + 3);
+  if (most <= kept || batch.events.size() * most <= BodySlack()) return 0;
   std::size_t bytes = 0;
   for (const std::string& event : batch.events) {
     EventView view;
     if (!ParseEvent(event, view).ok()) continue;
-    MatchRoutes(view, batch.lane.source);
-    bytes += std::max(match_routes.size() * kMatch, kReckoned) - kReckoned;
+    const std::size_t list = MatchBytes(view, batch.lane.source, batch.events.size());
+    bytes += list - std::min(list, kept);
   }
   return bytes;
 }

@@ -203,7 +203,9 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
       OutgoingRecord outgoing;
       TOCSIN_RETURN_IF_ERROR(DecodeOutgoing(record.body, outgoing));
       OutgoingLane& lane = outgoing_[outgoing.home];
-      lane.pending[outgoing.sequence] = std::string(outgoing.event);
+      std::string& pending = lane.pending[outgoing.sequence];
+      outgoing_bytes_ += outgoing.event.size() - pending.size();
+      pending = std::string(outgoing.event);
       lane.next_sequence = std::max(lane.next_sequence, outgoing.sequence + 1);
       outgoing_dirty_ = true;
       return absl::OkStatus();
@@ -212,7 +214,10 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
       OutgoingDoneRecord done;
       TOCSIN_RETURN_IF_ERROR(DecodeOutgoingDone(record.body, done));
       OutgoingLane& lane = outgoing_[done.home];
-      lane.pending.erase(lane.pending.begin(), lane.pending.upper_bound(done.through));
+      const auto end = lane.pending.upper_bound(done.through);
+      for (auto one = lane.pending.begin(); one != end; ++one)
+        outgoing_bytes_ -= one->second.size();
+      lane.pending.erase(lane.pending.begin(), end);
       lane.next_sequence = std::max(lane.next_sequence, done.through + 1);
       outgoing_dirty_ = true;
       return absl::OkStatus();

@@ -178,6 +178,7 @@ class PartitionState {
   // In recovery: all that the dead log has. The other open letters are lost; how many.
   std::size_t PlaceLetters(const std::vector<LetterRef>& stored);
   const std::map<PartitionId, OutgoingLane>& outgoing() const { return outgoing_; }
+  std::size_t outgoing_bytes() const { return outgoing_bytes_; }  // of what is pending
   // Triggers of the API, by name, as they were given. Of partition 0 alone.
   const std::map<std::string, std::string, std::less<>>& stored_triggers() const {
     return stored_triggers_;
@@ -271,6 +272,7 @@ class PartitionState {
   std::map<DeliveryId, OpenLetter> letters_;
   std::set<std::uint64_t> dirty_letter_pages_;
   std::map<PartitionId, OutgoingLane> outgoing_;
+  std::size_t outgoing_bytes_ = 0;
   bool outgoing_dirty_ = true;
   std::map<std::uint64_t, TrackedEvent> tracked_;
   absl::flat_hash_map<std::pair<std::uint32_t, std::uint64_t>, std::uint64_t> tracked_matches_;

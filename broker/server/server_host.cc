@@ -20,7 +20,7 @@
 namespace tocsin {
 namespace {
 
-// Within what the command waits for an answer.
+// All of it, within what the command waits for an answer.
 constexpr Duration kAskingMax = std::chrono::seconds(5);
 
 std::string_view StateName(ServerState state) {
@@ -234,17 +234,23 @@ void Server::Impl::SnapshotSource(const v1::SnapshotSourceRequest& request, Snap
     if (!fits.ok()) return done(fits);
     LaneState lane = StateOfSource(spec->name, *shards);
     // The server that is read may not answer for long, and others wait for this thread.
-    asker->Post([this, spec = *std::move(spec), wanted = std::move(wanted), lane = std::move(lane),
-                 done = std::move(done)]() mutable {
+    const Instant end = clock.Monotonic() + kAskingMax;
+    asker->Post([this, end, spec = *std::move(spec), wanted = std::move(wanted),
+                 lane = std::move(lane), done = std::move(done)]() mutable {
       PostgresSpec impatient = spec;
       impatient.timeout = std::min(impatient.timeout, kAskingMax);
       absl::StatusOr<PgSnapshotTables> found =
-          LookForPgSnapshot(impatient, wanted, lane, clock,
-                            [this] { return state.load() >= ServerState::kDraining; });
+          LookForPgSnapshot(impatient, wanted, lane, clock, [this, end] {
+            return state.load() >= ServerState::kDraining || clock.Monotonic() > end;
+          });
       control->Post([this, spec = std::move(spec), wanted = std::move(wanted),
                      found = std::move(found), done = std::move(done)]() mutable {
         if (absl::IsCancelled(found.status())) {
-          return done(absl::UnavailableError("the broker is stopping"));
+          return done(state.load() >= ServerState::kDraining
+                          ? absl::UnavailableError("the broker is stopping")
+                          : absl::FailedPreconditionError(fmt::format(
+                                "its server has not answered within {}: nothing was changed",
+                                FormatDuration(kAskingMax))));
         }
         if (!found.ok()) return done(found.status());
         const absl::Status asked = ReadAgain(spec, found->read, wanted.after_gap);

@@ -192,7 +192,10 @@ void Sim::NoteAnswer(const SimWorker::Held& held, const std::string& scope, cons
   // Events without a key hold none; what is said of a detached trigger's delivery may be stale.
   if (held.trigger != "park" || scope.ends_with('/') || reloads_) return;
   const auto parked = parked_.find(scope);
+  EventView view;
   if (std::holds_alternative<Reject>(outcome) || (retry && held.attempt >= kAttempts)) {
+    // After a crash it may expire instead, which parks nothing.
+    if (ParseEvent(held.event, view).ok() && !view.Text("expirytime").empty()) return;
     parked_[scope] = {id, held.id.offset};
   } else if (!retry && held.id.run > 0 && parked != parked_.end()) {
     parked_.erase(parked);  // the redriven letter is settled

@@ -110,6 +110,15 @@ TEST(RateLimitTest, WhoTakesMoreThanThereIsWaitsTheLonger) {
   EXPECT_EQ(limit.Left(kStart), 1u);
 }
 
+TEST(RateLimitTest, WhatWasTakenTooEarlyIsPaidBackInItsOwnTime) {
+  RateLimit limit;
+  limit.Set({100, seconds(1)}, kStart);
+  limit.Take(1000, kStart);
+  limit.Set({10, seconds(60)}, kStart);
+  EXPECT_LE(limit.Next(kStart), kStart + seconds(10 + 6));
+  EXPECT_GE(limit.Next(kStart), kStart + seconds(9));
+}
+
 // Whoever takes of it, whenever: the rate is never passed, and there is some when it said so.
 TEST(RateLimitTest, TheRateHoldsHoweverItIsTaken) {
   const char* text = std::getenv("TOCSIN_SEED");

@@ -88,6 +88,19 @@ TEST_F(PartitionBatchTest, WithoutBatchesWhatWaitedGoesAtOnce) {
   EXPECT_THAT(rig_.worker->held, SizeIs(2));
 }
 
+// The danger: what was offered and not taken is gathered anew each time, beside an idle worker.
+TEST_F(PartitionBatchTest, WhatAWorkerHadNoCreditForDoesNotWaitAgain) {
+  ASSERT_TRUE(rig_.Start().ok());
+  rig_.Attach(1);
+  Publish(4);
+  for (int left = 4; left > 0; --left) {
+    ASSERT_THAT(rig_.worker->held, SizeIs(1));
+    rig_.Answer(Ack{});
+    rig_.Run();
+  }
+  EXPECT_EQ(rig_.Books().acked, 4u);
+}
+
 // The danger: a batch is torn for the rate, or passes it for good.
 TEST_F(PartitionBatchTest, ABatchGoesAsAWholeAndTheRateHoldsOverTime) {
   rig_.triggers[0].policy.rate = {2};
