@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "broker/base/status.h"
+#include "broker/base/time_text.h"
 #include "broker/schedule/time_zone.h"
 #include "broker/server/forget_source.h"
 #include "broker/server/plan_builder.h"
