@@ -349,4 +349,4 @@ def test_a_reload_changes_numbers_without_a_restart_and_commands_with_one(make, 
     assert broker.run("reload").returncode == 0
     eventually(lambda: len(noted(tmp_path, "start")) == 3, within=60)
     eventually(lambda: len(noted(tmp_path, "stop")) == 2, within=60)
-    assert not alive(first)
+    eventually(lambda: not alive(first))  # it says so a moment before
