@@ -76,7 +76,7 @@ def test_F14_while_a_sync_hangs_publishers_are_pushed_back_and_work_in_memory_go
         for i in range(30):
             one.send(request([event("s%d" % (3 * i + j), data=data) for j in range(3)]))
     # What it may hold is soon held; a hundred times as much is offered.
-    full = eventually(lambda: broker.metric("tocsin_partition_in_flight_bytes") > 2 * MIB)
+    full = eventually(lambda: broker.metric("tocsin_partition_in_flight_bytes") > MIB)
     while refused < 400:
         answer = broker.publish(*[event("u%d" % (refused + i), data=data) for i in range(4)])
         for one in answer.exceptions:
