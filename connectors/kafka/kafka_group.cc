@@ -15,6 +15,8 @@ constexpr Duration kCommitWait = std::chrono::seconds(10);
 constexpr Duration kLeaveWait = std::chrono::seconds(5);
 constexpr int kLeavePollMs = 50;
 
+absl::Status StopsNow() { return absl::UnavailableError(": the source stops"); }
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<KafkaGroup>> KafkaGroup::Make(const KafkaSpec& spec, Ports ports) {
@@ -126,9 +128,7 @@ void KafkaGroup::Leave() {
     released_ = revoking_;
     FinishRevoke();
   }
-  while (!pending_.empty()) {
-    Committed(pending_.begin()->first, absl::UnavailableError(": the source stops"));
-  }
+  GiveUp();
   const KafkaQueue queue(rd_kafka_queue_new(handle_.get()));
   Failed(rd_kafka_consumer_close_queue(handle_.get(), queue.get()));
   // A coordinator that is away would be waited for much longer.
@@ -138,7 +138,13 @@ void KafkaGroup::Leave() {
   }
 }
 
+void KafkaGroup::GiveUp() {
+  given_up_ = true;
+  while (!pending_.empty()) Committed(pending_.begin()->first, StopsNow());
+}
+
 void KafkaGroup::Commit(const KafkaPartition& partition, std::int64_t next, Done done) {
+  if (given_up_) return done(StopsNow());
   const std::uintptr_t number = ++commit_number_;
   pending_.emplace(number, Pending{partition, next, std::move(done)});
   const KafkaList list = ListOf(partition, next);

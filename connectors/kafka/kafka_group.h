@@ -48,6 +48,9 @@ class KafkaGroup {
   absl::Status Join(OnAssigned on_assigned);
   void Serve();  // often enough: the library's callbacks
   void Released(const KafkaPartition& partition);
+  bool committing() const { return !pending_.empty(); }
+  // What is being committed, and what comes, is answered kUnavailable at once.
+  void GiveUp();
   // Gives everything back and leaves, for some seconds at most. Every lane is gone already.
   void Leave();
 
@@ -81,6 +84,7 @@ class KafkaGroup {
   std::set<KafkaPartition> assigned_;
   std::set<KafkaPartition> revoking_, released_;
   bool leaving_ = false;
+  bool given_up_ = false;
   struct Pending {
     KafkaPartition partition;
     std::int64_t next = 0;

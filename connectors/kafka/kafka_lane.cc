@@ -150,9 +150,12 @@ absl::StatusOr<KafkaLane::Impl::Begin> KafkaLane::Impl::LookFresh(Begin begin,
 absl::StatusOr<KafkaLane::Impl::Begin> KafkaLane::Impl::Look(const LaneState& restored) const {
   Begin begin;
   TOCSIN_ASSIGN_OR_RETURN(const std::string cluster, client->AskClusterId());
+  // Each may take seconds while nobody answers.
+  if (IsCancelled()) return absl::CancelledError("cancelled");
   // Before the bounds: another member may be reading on meanwhile.
   TOCSIN_ASSIGN_OR_RETURN(const std::optional<std::int64_t> committed,
                           client->AskCommitted(partition));
+  if (IsCancelled()) return absl::CancelledError("cancelled");
   TOCSIN_ASSIGN_OR_RETURN(const KafkaBounds bounds, client->AskBounds(partition));
   begin.position.cluster = cluster;
   if (restored.position.value.empty()) {

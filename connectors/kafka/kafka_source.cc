@@ -17,6 +17,7 @@ namespace tocsin {
 namespace {
 
 constexpr Duration kLookAgain = std::chrono::seconds(1);
+constexpr Duration kCommitsWait = std::chrono::seconds(2);
 constexpr Duration kServeEvery = std::chrono::milliseconds(100);
 
 class KafkaSource final : public SourceLanes {
@@ -71,8 +72,14 @@ class KafkaSource final : public SourceLanes {
 
   void Stop() override {
     state_->on_lanes = nullptr;
-    MutexLock lock(mutex_);
-    stopped_ = true;
+    {
+      MutexLock lock(mutex_);
+      stopped_ = true;
+    }
+    if (client_->group() == nullptr) return;
+    // Who stops waits for what is being committed, but not long for a group that is away.
+    ports_.lanes->PostAt(ports_.clock.Monotonic() + kCommitsWait,
+                         [client = client_] { client->group()->GiveUp(); });
   }
 
   absl::Status problem() const override {
@@ -107,7 +114,7 @@ class KafkaSource final : public SourceLanes {
 
   // On `lanes`: callbacks of the library.
   void Serve() {
-    if (stopped()) return;
+    if (stopped() && (client_->group() == nullptr || !client_->group()->committing())) return;
     client_->Serve();
     ports_.lanes->PostAt(ports_.clock.Monotonic() + kServeEvery, [this] { Serve(); });
   }
