@@ -14,7 +14,7 @@ std::int64_t ExpiryMicros(const EventView& event, bool redriven) {
     return std::max<std::int64_t>(attribute->integer * 1'000'000, 1);
   }
   const auto time = ParseRfc3339(attribute->text);
-  return time.ok() ? std::max<std::int64_t>(Micros(*time), 1) : 0;
+  return time.ok() ? std::max<std::int64_t>(time->time_since_epoch().count(), 1) : 0;
 }
 
 }  // namespace tocsin
