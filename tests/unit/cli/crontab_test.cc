@@ -196,7 +196,8 @@ TEST(CrontabTest, StrictKeepsTheWaysOfCron) {
   CrontabOptions strict = Options();
   strict.strict = true;
   const ImportedCrontab imported = Import("@daily a\n", strict);
-  const ScheduleSpec& schedule = std::get<TimerSpec>(Load(imported).sources[0].spec).schedule;
+  const Config config = Load(imported);
+  const ScheduleSpec& schedule = std::get<TimerSpec>(config.sources[0].spec).schedule;
   EXPECT_EQ(schedule.overlap, OverlapPolicy::kAllow);
   EXPECT_EQ(schedule.missed, MissedPolicy::kSkip);
   for (const CrontabNote& note : imported.notes) {
