@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kAskMs = 4000;
 constexpr Duration kCommitWait = std::chrono::seconds(10);
-constexpr Duration kLeaveWait = std::chrono::seconds(5);
+constexpr Duration kLeaveWait = std::chrono::seconds(3);
 constexpr int kLeavePollMs = 50;
 
 absl::Status StopsNow() { return absl::UnavailableError(": the source stops"); }
