@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "tests/integration/isolation_load.h"
 
@@ -73,6 +74,12 @@ class IsolationTest : public ::testing::Test {
         quiet.per_key(), disturbed.per_key() / quiet.per_key(), disturbed.slowest_per_key,
         quiet.slowest_per_key, disturbed.odd_published, disturbed.odd_settled, disturbed.odd_failed,
         quiet.odd_published, quiet.odd_settled);
+    if (!shape.calm && quiet.per_key() < 1 && !std::exchange(stood_, true)) {
+      // The disk or the machine stood still, or what goes wrong stops the undisturbed side, too:
+      // then it does so again.
+      EXPECT_TRUE(load.Drain(kDrainMax));
+      return Run(shape, enough);
+    }
     EXPECT_GT(quiet.others, 0u);
     if (!shape.calm) {
       EXPECT_GE(disturbed.per_key(), kShareMin * quiet.per_key());
@@ -93,6 +100,7 @@ class IsolationTest : public ::testing::Test {
   }
 
   SystemClock clock_;
+  bool stood_ = false;
 };
 
 TEST_F(IsolationTest, OneKeyThatAlwaysFails) {
