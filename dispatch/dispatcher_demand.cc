@@ -10,6 +10,18 @@
 
 namespace tocsin {
 
+void Dispatcher::Impl::LinkReady(Demand& demand) {
+  TriggerState& trigger = *demand.trigger;
+  FunctionPartition& fp = trigger.function->partitions[demand.partition];
+  fp.function = trigger.function;
+  fp.partition = demand.partition;
+  demand.linked = &fp;
+  fp.demands.PushBack(&demand);
+  fp.ready += demand.ready;
+  ++trigger.linked;
+  WaitingChanged(fp);
+}
+
 void Dispatcher::Impl::Link(Demand& demand) {
   TriggerState& trigger = *demand.trigger;
   if (demand.linked == nullptr && !demand.blocked && demand.ready > 0) {
@@ -17,14 +29,7 @@ void Dispatcher::Impl::Link(Demand& demand) {
       demand.blocked = true;
       trigger.blocked.PushBack(&demand);
     } else {
-      FunctionPartition& fp = trigger.function->partitions[demand.partition];
-      fp.function = trigger.function;
-      fp.partition = demand.partition;
-      demand.linked = &fp;
-      fp.demands.PushBack(&demand);
-      fp.ready += demand.ready;
-      ++trigger.linked;
-      WaitingChanged(fp);
+      LinkReady(demand);
     }
   }
   if (demand.linked_alone == nullptr && demand.alone > 0) {
@@ -85,14 +90,7 @@ void Dispatcher::Impl::Unblock(TriggerState& trigger, Wakes& wakes) {
     Demand& demand = *trigger.blocked.front();
     trigger.blocked.Remove(&demand);
     demand.blocked = false;
-    FunctionPartition& fp = trigger.function->partitions[demand.partition];
-    fp.function = trigger.function;
-    fp.partition = demand.partition;
-    demand.linked = &fp;
-    fp.demands.PushBack(&demand);
-    fp.ready += demand.ready;
-    ++trigger.linked;
-    WaitingChanged(fp);
+    LinkReady(demand);
     any = true;
   }
   if (any) WakeWaiters(*trigger.function, nullptr, wakes);

@@ -152,6 +152,7 @@ struct Dispatcher::Impl {
   PartitionDemand& Partition(PartitionId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void MarkPending(FunctionPartition& fp) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void WaitingChanged(FunctionPartition& fp) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void LinkReady(Demand& demand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Link(Demand& demand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Unlink(Demand& demand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void SetDemand(Demand& demand, std::size_t ready, std::size_t alone)

@@ -31,6 +31,21 @@ void SetLeft(PartitionRig& rig, std::uint64_t left) {
   rig.fs.SetCapacity(UsedBytes(rig.fs) + left);
 }
 
+// All instants that were missed fire.
+ScheduleBinding EveryTenSeconds() {
+  ScheduleSpec spec;
+  spec.name = "tick";
+  spec.cron = "@every 10s";
+  spec.missed = MissedPolicy::kAll;
+  ScheduleBinding binding;
+  binding.name = spec.name;
+  binding.schedule = *Schedule::Parse(spec);
+  binding.make_event = [](WallTime nominal, WallTime) {
+    return PartitionRig::MakeEvent(std::to_string(nominal.time_since_epoch().count()), "", 10);
+  };
+  return binding;
+}
+
 // The danger: answers of workers wait behind events that the disk has no room for, nothing is
 // trimmed, and the broker never comes back.
 TEST(PartitionFaultsTest, F5OnANearlyFullDiskEventsAreRefusedAndEverythingElseGoesOn) {
@@ -78,17 +93,7 @@ TEST(PartitionFaultsTest, F5OnANearlyFullDiskEventsAreRefusedAndEverythingElseGo
 TEST(PartitionFaultsTest, F5AScheduleWithoutRoomWaitsWithoutSpinningAndFiresLater) {
   PartitionRig rig;
   rig.journal_options.reserve_bytes = kReserve;
-  ScheduleSpec spec;
-  spec.name = "tick";
-  spec.cron = "@every 10s";
-  spec.missed = MissedPolicy::kAll;
-  ScheduleBinding binding;
-  binding.name = spec.name;
-  binding.schedule = *Schedule::Parse(spec);
-  binding.make_event = [](WallTime nominal, WallTime) {
-    return PartitionRig::MakeEvent(std::to_string(nominal.time_since_epoch().count()), "", 10);
-  };
-  rig.schedules.push_back(binding);
+  rig.schedules.push_back(EveryTenSeconds());
   ASSERT_TRUE(rig.Start().ok());
   SetLeft(rig, kReserve / 2);
   rig.clock.Advance(25 * kASecond);
@@ -227,17 +232,7 @@ TEST(PartitionFaultsTest, ALogAtItsRetentionSizeRefusesEventsLoudlyAndNamesTheTr
 TEST(PartitionFaultsTest, SchedulesWaitWhileTheLogIsAtItsRetentionSize) {
   PartitionRig rig;
   rig.partition_options.retention_bytes = 200 * 1024;
-  ScheduleSpec spec;
-  spec.name = "tick";
-  spec.cron = "@every 10s";
-  spec.missed = MissedPolicy::kAll;
-  ScheduleBinding binding;
-  binding.name = spec.name;
-  binding.schedule = *Schedule::Parse(spec);
-  binding.make_event = [](WallTime nominal, WallTime) {
-    return PartitionRig::MakeEvent(std::to_string(nominal.time_since_epoch().count()), "", 10);
-  };
-  rig.schedules.push_back(binding);
+  rig.schedules.push_back(EveryTenSeconds());
   ASSERT_TRUE(rig.Start().ok());
   int stored = 0;
   while (stored < 100 && rig.Publish(std::to_string(stored), "", 8'000).ok()) ++stored;
