@@ -347,9 +347,14 @@ void FileJournalEngine::Answer(std::vector<Item> items) {
     Tell(item.batch.notify_written, status);  // unless they were told when it was written
     Tell(item.batch.notify, status);
   }
-  // One task per owner, not per batch.
-  std::map<Executor*, std::vector<Item>> by_owner;
-  for (Item& item : items) by_owner[item.owner].push_back(std::move(item));
+  // One task per owner, not per batch; in the order in which they come, which a run repeats.
+  std::vector<std::pair<Executor*, std::vector<Item>>> by_owner;
+  for (Item& item : items) {
+    auto own = std::find_if(by_owner.begin(), by_owner.end(),
+                            [&item](const auto& one) { return one.first == item.owner; });
+    if (own == by_owner.end()) own = by_owner.emplace(own, item.owner, std::vector<Item>());
+    own->second.push_back(std::move(item));
+  }
   for (auto& [owner, own] : by_owner) {
     owner->Post([own = std::move(own)]() mutable {
       for (Item& item : own) {

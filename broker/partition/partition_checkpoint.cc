@@ -305,9 +305,7 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
       PutVarint(out, tracked.acked);
       PutVarint(out, tracked.dead_open);
       std::vector<Match>& held = matches[event->first];
-      std::sort(held.begin(), held.end(), [](const Match& a, const Match& b) {
-        return std::pair(a.trigger, a.index) < std::pair(b.trigger, b.index);
-      });
+      std::sort(held.begin(), held.end());
       PutVarint(out, held.size());
       for (const Match& match : held) {
         PutVarint(out, match.trigger.value());

@@ -70,6 +70,7 @@ std::vector<Match> PartitionState::PendingOf(Offset offset) const {
   for (const auto& [match, event] : tracked_matches_) {
     if (event == offset.value()) pending.push_back({TriggerOrdinal(match.first), match.second});
   }
+  std::sort(pending.begin(), pending.end());  // a hash map's order may change from run to run
   return pending;
 }
 

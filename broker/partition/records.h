@@ -22,6 +22,7 @@ namespace tocsin {
 struct Match {
   TriggerOrdinal trigger;
   std::uint64_t index = 0;
+  friend auto operator<=>(const Match&, const Match&) = default;
 };
 
 // flags u8 | matches | [origin run] | [hops] | [lane source, lane key] | event bytes

@@ -111,5 +111,22 @@ TEST(StatePagesTest, MuchThatIsOnItsWayToOthersComesBackAndGoesWithoutATrace) {
   EXPECT_EQ(last.outgoing().begin()->second.pending.size(), 2u);
 }
 
+// `overlap: cancel` ends them one after the other: in which order must not depend on a hash.
+TEST(StatePagesTest, WhatAnEventStillNeedsIsToldInTheOrderOfItsTriggers) {
+  PartitionState state = Empty();
+  constexpr std::uint32_t kTriggers = 20;
+  EventRecord record;
+  for (std::uint32_t i = 0; i < kTriggers; ++i) {
+    Define(state, i, fmt::format("trigger-{}", i));
+    record.matches.push_back({TriggerOrdinal(i), 0});
+  }
+  record.tracked = true;
+  const Offset offset = state.end();
+  state.ApplyEvent(record, offset, 1, nullptr);
+  const std::vector<Match> pending = state.PendingOf(offset);
+  ASSERT_EQ(pending.size(), kTriggers);
+  for (std::uint32_t i = 0; i < kTriggers; ++i) EXPECT_EQ(pending[i].trigger.value(), i);
+}
+
 }  // namespace
 }  // namespace tocsin
