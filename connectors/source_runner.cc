@@ -313,6 +313,7 @@ void SourceRunner::Stop(absl::AnyInvocable<void()> done) {
     TOCSIN_CHECK(!impl->stopping, "a source is stopped twice");
     impl->stopping = true;
     impl->stop_done = std::move(done);
+    if (impl->appending) impl->ports.sink.GiveUp();
     impl->FinishStop();
   });
 }

@@ -44,6 +44,7 @@ struct LaneBatch {
   std::vector<std::string> erases;
   bool dedupe = false;         // a lane that cannot replay by position
   bool wants_settled = false;  // OnSettled() is called for these events
+  bool asked = false;  // a command waits: told also that there is no room for what was taken
   // On the partition's executor, once: OK = durable; kResourceExhausted = hand in again later.
   absl::AnyInvocable<void(absl::Status)> done;
 };

@@ -322,7 +322,7 @@ void Partition::Impl::OnDurable(InFlight& flight, const AppendResult& result) {
   for (std::size_t i = 0; i < flight.letters.size() && i < result.letters.size(); ++i) {
     state.SetLetterPosition(flight.letters[i].id, result.letters[i]);
   }
-  for (auto& done : flight.done) done(absl::OkStatus());
+  for (DurableWaiter& one : flight.done) one.then(absl::OkStatus());
   for (auto& confirmed : flight.confirmed) confirmed();
   for (std::size_t i = 0; i < waiting.size();) {
     if (waiting[i].offset < durable_end) {
@@ -499,6 +499,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   Flush();
   ExchangeAndDeliver();
   Flush();  // what expired while it was taken
+  if (stalled || resubmitted) TellNoRoom();
   if (closing && close_done && in_flight.empty() && !checkpoint && !checkpoint_writing &&
       fetches == 0) {
     auto done = std::move(close_done);

@@ -314,6 +314,9 @@ class Partition {
   // DetachLane(). Settlements of earlier lives are told again.
   StoredLaneState AttachLane(const LaneId& lane, LaneListener* listener);
   void DetachLane(const LaneId& lane);
+  // Until it is attached or detached: its batches that wait for room on the disk are answered
+  // kResourceExhausted, although they were taken.
+  void LeaveLane(const LaneId& lane);
   // kNotFound.
   absl::Status SetPaused(std::string_view trigger, bool paused);
   // Discards what is pending of a detached trigger; gives how many that is (with `dry_run`: would
@@ -359,9 +362,10 @@ class Partition {
   void Explain(Offset offset, absl::AnyInvocable<void(absl::StatusOr<EventStory>)> done);
   // Where the dedupe table has it.
   std::optional<Offset> FindRecent(const Hash128& identity) const;
-  // When all that was done before is durable: on the executor, at once if nothing is under way, and
-  // never if the partition fails.
-  void OnceDurable(absl::AnyInvocable<void()> then);
+  // When all that was done before is durable: on the executor, at once if nothing is under way.
+  //   kResourceExhausted  there is no room on the disk: it lasts when there is, unless the process
+  //                       is killed before
+  void OnceDurable(absl::AnyInvocable<void(absl::Status)> then);
   // Behind the last event that was appended, durable or not.
   Offset end() const;
   // No event below was appended at `time` or later; a lower bound, from memory.

@@ -149,8 +149,15 @@ absl::Status Partition::Impl::Usable() const {
   return absl::OkStatus();
 }
 
+absl::Status Partition::Impl::Writable() const {
+  TOCSIN_RETURN_IF_ERROR(Usable());
+  if (stalled || resubmitted) return absl::ResourceExhaustedError(kNoRoom);
+  return absl::OkStatus();
+}
+
 StoredLaneState Partition::AttachLane(const LaneId& lane, LaneListener* listener) {
   StoredLaneState restored;
+  impl_->leaving.erase(lane);
   impl_->listeners[lane] = listener;
   if (const LaneRecord* record = impl_->state.FindLane(lane)) {
     restored.position = record->position;
@@ -161,11 +168,19 @@ StoredLaneState Partition::AttachLane(const LaneId& lane, LaneListener* listener
   return restored;
 }
 
-void Partition::DetachLane(const LaneId& lane) { impl_->listeners.erase(lane); }
+void Partition::LeaveLane(const LaneId& lane) {
+  impl_->BeginIfNeeded();
+  impl_->leaving.insert(lane);
+}
+
+void Partition::DetachLane(const LaneId& lane) {
+  impl_->listeners.erase(lane);
+  impl_->leaving.erase(lane);
+}
 
 absl::Status Partition::SetPaused(std::string_view name, bool paused) {
   Impl& impl = *impl_;
-  TOCSIN_RETURN_IF_ERROR(impl.Usable());
+  TOCSIN_RETURN_IF_ERROR(impl.Writable());
   impl.BeginIfNeeded();
   TriggerRecord* trigger = impl.state.FindTrigger(name);
   if (trigger == nullptr) {
@@ -203,7 +218,7 @@ absl::Status Partition::SetPaused(std::string_view name, bool paused) {
 
 absl::StatusOr<std::uint64_t> Partition::Forget(std::string_view name, bool dry_run) {
   Impl& impl = *impl_;
-  TOCSIN_RETURN_IF_ERROR(impl.Usable());
+  TOCSIN_RETURN_IF_ERROR(dry_run ? impl.Usable() : impl.Writable());
   impl.BeginIfNeeded();
   impl.EncodeSettlements();
   TriggerRecord* trigger = impl.state.FindTrigger(name);

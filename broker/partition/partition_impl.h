@@ -27,6 +27,10 @@
 
 namespace tocsin {
 
+inline constexpr absl::string_view kNoRoom =
+    "there is no room on the disk: nothing lasts that was not answered before; make room and try "
+    "again";
+
 struct Partition::Impl {
   // What may be forgotten of a trigger.
   struct Runtime {
@@ -61,7 +65,7 @@ struct Partition::Impl {
     std::vector<FailedAttemptRef> attempts;
     std::vector<LetterPut> letters;  // kept for a second try
     std::vector<std::function<void()>> confirmed;
-    std::vector<absl::AnyInvocable<void(const absl::Status&)>> done;
+    std::vector<DurableWaiter> done;
     std::vector<std::pair<PartitionId, std::uint64_t>> outgoing;  // the last of each home in it
     bool may_use_reserve = false;
     bool submitted = false;
@@ -199,7 +203,8 @@ struct Partition::Impl {
   void Trim();
   void TrimLetters();
   // `then` when all that the state has so far is durable: it may be at once.
-  void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then);
+  void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then, bool asked = false);
+  void TellNoRoom();
   // Whether a read at `offset` is to come again in a moment: the journal answers a publisher before
   // this partition hears that its event is durable, and what was answered must be found.
   bool NotKnownYet(Offset offset) const;
@@ -333,6 +338,8 @@ struct Partition::Impl {
   void Open(absl::AnyInvocable<void(absl::Status)> done);
   // Not OK: nothing may be written: it failed, or is not recovered yet.
   absl::Status Usable() const;
+  // The same, and there is room on the disk to write it.
+  absl::Status Writable() const;
   void Replay(JournalPosition from);
   void FinishOpen(const absl::Status& status);
   std::string DescribeGap(const Unreadable& gap) const;
@@ -405,6 +412,7 @@ struct Partition::Impl {
   bool closing = false;
   bool stalled = false;      // the journal refused for want of room; to be tried again
   bool resubmitted = false;  // tried again, not known yet
+  std::set<LaneId> leaving;  // LeaveLane()
   Offset start;
   bool start_known = false;  // set once something was trimmed in this life
   Offset durable_end;

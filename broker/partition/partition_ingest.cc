@@ -296,7 +296,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
              (stalled || resubmitted)) {
     answer(absl::ResourceExhaustedError("the disk is full; send again later with the same id"));
   } else if (delayed_duplicate) {
-    WhenDurable(std::move(answer));
+    WhenDurable(std::move(answer), true);
   } else if (last_duplicate && *last_duplicate >= durable_end) {
     // Its first copy is on its way: answered when that is durable.
     if (!turn.body.empty() && *last_duplicate >= turn.base) {
@@ -402,7 +402,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
       if (have < last || in_flight.empty()) {
         batch.done(absl::OkStatus());
       } else {
-        in_flight.back().done.push_back(std::move(batch.done));
+        in_flight.back().done.push_back({std::move(batch.done), false, {}});
       }
       return;
     }
@@ -463,8 +463,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
   const RecordView view{RecordType::kLaneState, body, 0};
   const absl::Status applied = state.Apply(view, state.end(), turn.append_time_us);
   TOCSIN_CHECK(applied.ok(), "{}", MessageOf(applied));
-  turn.done.push_back(
-      [done = std::move(batch.done)](const absl::Status& status) mutable { done(status); });
+  turn.done.push_back({std::move(batch.done), batch.asked, std::move(batch.lane)});
 }
 
 // Of the list of an event's matches, if it comes soon.

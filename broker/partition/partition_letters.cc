@@ -59,9 +59,9 @@ void Partition::Impl::WaitUntilWritten(const OpenLetter& letter,
                                        absl::AnyInvocable<void(const absl::Status&)> then) {
   // Batches become durable in their order, so the last one that is on its way will do.
   if (!turn.empty()) {
-    turn.done.push_back(std::move(then));
+    turn.done.push_back({std::move(then), true, {}});
   } else if (!in_flight.empty()) {
-    in_flight.back().done.push_back(std::move(then));
+    in_flight.back().done.push_back({std::move(then), true, {}});
   } else {
     then(absl::UnavailableError(
         fmt::format("dead letter {} is being written: try again", FormatDeliveryId(letter.id))));
@@ -69,7 +69,7 @@ void Partition::Impl::WaitUntilWritten(const OpenLetter& letter,
 }
 
 void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
-  if (const absl::Status usable = Usable(); !usable.ok()) {
+  if (const absl::Status usable = Writable(); !usable.ok()) {
     done(usable);
     return;
   }
@@ -143,8 +143,7 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
         const std::uint64_t index = record.matches[0].index;
         const Offset offset = AddEvent(record, view, nullptr, open_letter.parked);
         CloseLetter(open_letter, LetterClosedAs::kRedriven, offset, index);
-        turn.done.push_back(
-            [done = std::move(done)](const absl::Status& status) mutable { done(status); });
+        turn.done.push_back({std::move(done), true, {}});
         ports.wake();
       });
 }
@@ -195,7 +194,7 @@ void Partition::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl::Stat
 }
 
 void Partition::Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Status)> done) {
-  if (const absl::Status usable = impl_->Usable(); !usable.ok()) {
+  if (const absl::Status usable = impl_->Writable(); !usable.ok()) {
     done(usable);
     return;
   }
@@ -208,8 +207,7 @@ void Partition::Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Stat
   impl_->EnsureRoom(64);
   const OpenLetter letter = found->second;
   impl_->CloseLetter(letter, LetterClosedAs::kDiscarded, Offset(), 0);
-  impl_->turn.done.push_back(
-      [done = std::move(done)](const absl::Status& status) mutable { done(status); });
+  impl_->turn.done.push_back({std::move(done), true, {}});
 }
 
 }  // namespace tocsin

@@ -100,20 +100,21 @@ void Partition::Replay(std::string_view name, const ReplayOrder& order,
   impl.EnsureRoom(wanted.where.size() + 256);
   impl.RecordReplay(trigger->ordinal, trigger->replays + 1, wanted, false);
   impl.replaying.insert(trigger->ordinal.value());
-  impl.WhenDurable([this, ordinal = trigger->ordinal, begun = replay.progress,
-                    done = std::move(done)](const absl::Status& status) mutable {
+  auto answer = [this, ordinal = trigger->ordinal, begun = replay.progress,
+                 done = std::move(done)](const absl::Status& status) mutable {
     if (!status.ok()) return done(status);
     const ReplayProgress& now = impl_->replays[ordinal.value()].progress;
     if (now.number == begun.number) return done(now);
     begun.active = false;  // stopped meanwhile, and another one has begun
     begun.stopped = true;
     done(begun);
-  });
+  };
+  impl.WhenDurable(std::move(answer), true);
 }
 
 absl::Status Partition::StopReplay(std::string_view name) {
   Impl& impl = *impl_;
-  TOCSIN_RETURN_IF_ERROR(impl.Usable());
+  TOCSIN_RETURN_IF_ERROR(impl.Writable());
   impl.BeginIfNeeded();
   const TriggerRecord* trigger = impl.state.FindTrigger(name);
   if (trigger == nullptr) {

@@ -162,18 +162,40 @@ void Partition::Impl::TrimLetters() {
   });
 }
 
-void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then) {
+void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then, bool asked) {
   if (!turn.empty()) {
-    turn.done.push_back(std::move(then));
+    turn.done.push_back({std::move(then), asked, {}});
   } else if (!in_flight.empty()) {
-    in_flight.back().done.push_back(std::move(then));
+    in_flight.back().done.push_back({std::move(then), asked, {}});
   } else {
     then(absl::OkStatus());
   }
 }
 
-void Partition::OnceDurable(absl::AnyInvocable<void()> then) {
-  impl_->WhenDurable([then = std::move(then)](const absl::Status&) mutable { then(); });
+void Partition::OnceDurable(absl::AnyInvocable<void(absl::Status)> then) {
+  impl_->WhenDurable(std::move(then), true);
+}
+
+// Who waits is told instead of being kept until there is room; a source is kept, as what it brought
+// is taken and would come twice, unless it or the broker stops. What has to follow when it is
+// durable stays.
+void Partition::Impl::TellNoRoom() {
+  std::vector<DurableWaiter> told;
+  const auto leaves = [this](const DurableWaiter& one) {
+    return closing || one.asked || leaving.contains(one.lane);
+  };
+  const auto take = [&](std::vector<DurableWaiter>& waiters) {
+    const auto last = std::stable_partition(waiters.begin(), waiters.end(), std::not_fn(leaves));
+    std::move(last, waiters.end(), std::back_inserter(told));
+    waiters.erase(last, waiters.end());
+  };
+  for (InFlight& flight : in_flight) take(flight.done);
+  take(turn.done);
+  for (DurableWaiter& one : told) one.then(absl::ResourceExhaustedError(kNoRoom));
+  if (!closing || !close_done) return;
+  auto done = std::exchange(close_done, nullptr);
+  done(absl::ResourceExhaustedError(
+      "there is no room on the disk for what was done last: it is done again by the next start"));
 }
 
 bool Partition::Impl::NotKnownYet(Offset offset) const {

@@ -238,7 +238,7 @@ std::map<std::string, std::string> Partition::StoredTriggers() const {
 void Partition::StoreTriggers(const std::vector<std::pair<std::string, std::string>>& triggers,
                               absl::AnyInvocable<void(absl::Status)> done) {
   Impl& impl = *impl_;
-  if (const absl::Status usable = impl.Usable(); !usable.ok()) {
+  if (const absl::Status usable = impl.Writable(); !usable.ok()) {
     done(usable);
     return;
   }
@@ -256,7 +256,7 @@ void Partition::StoreTriggers(const std::vector<std::pair<std::string, std::stri
     EncodeTriggerStored({name, text}, body);
     impl.AddAndApply(RecordType::kTriggerStored, body);
   }
-  impl.WhenDurable([done = std::move(done)](const absl::Status& status) mutable { done(status); });
+  impl.WhenDurable(std::move(done), true);
 }
 
 }  // namespace tocsin

@@ -106,19 +106,20 @@ void Partition::AddSchedules(std::vector<NewSchedule> schedules, SchedulesAdded 
   Impl& impl = *impl_;
   std::vector<absl::Status> results;
   results.reserve(schedules.size());
-  const absl::Status usable = impl.Usable();
+  const absl::Status usable = impl.Writable();
   impl.BeginIfNeeded();
   for (const NewSchedule& schedule : schedules) {
     results.push_back(usable.ok() ? impl.AddSchedule(schedule) : usable);
   }
   if (!usable.ok()) return done(std::move(results));
-  impl.WhenDurable(
-      [done = std::move(done), results = std::move(results)](const absl::Status& status) mutable {
-        for (absl::Status& result : results) {
-          if (result.ok()) result = status;
-        }
-        done(std::move(results));
-      });
+  auto answer = [done = std::move(done),
+                 results = std::move(results)](const absl::Status& status) mutable {
+    for (absl::Status& result : results) {
+      if (result.ok()) result = status;
+    }
+    done(std::move(results));
+  };
+  impl.WhenDurable(std::move(answer), true);
 }
 
 absl::Status Partition::Impl::ControlConfigured(std::size_t index, ScheduleAction action) {
@@ -243,7 +244,7 @@ absl::Status Partition::Impl::ControlDynamic(ScheduleTable::Id id, ScheduleActio
 void Partition::ControlSchedule(const std::string& name, ScheduleAction action,
                                 absl::AnyInvocable<void(absl::StatusOr<ScheduleInfo>)> done) {
   Impl& impl = *impl_;
-  if (const absl::Status usable = impl.Usable(); !usable.ok()) return done(usable);
+  if (const absl::Status usable = impl.Writable(); !usable.ok()) return done(usable);
   impl.BeginIfNeeded();
   absl::StatusOr<ScheduleInfo> before = DescribeSchedule(name);
   if (!before.ok()) return done(before.status());
@@ -253,11 +254,12 @@ void Partition::ControlSchedule(const std::string& name, ScheduleAction action,
                                   : impl.ControlDynamic(*impl.state.dynamic().Find(name), action);
   if (!status.ok()) return done(status);
   absl::StatusOr<ScheduleInfo> after = DescribeSchedule(name);  // of one that is gone: as it was
-  impl.WhenDurable([done = std::move(done), info = after.ok() ? std::move(after) : before](
-                       const absl::Status& durable) mutable {
+  auto answer = [done = std::move(done), info = after.ok() ? std::move(after) : before](
+                    const absl::Status& durable) mutable {
     if (!durable.ok()) return done(durable);
     done(std::move(info));
-  });
+  };
+  impl.WhenDurable(std::move(answer), true);
 }
 
 ScheduleInfo Partition::Impl::Describe(ScheduleTable::Id id) const {
@@ -439,15 +441,17 @@ absl::StatusOr<BackfillStep> Partition::Impl::Backfill(const std::string& name, 
 void Partition::Backfill(const std::string& name, WallTime from, WallTime to,
                          std::size_t instants_max, bool dry_run,
                          absl::AnyInvocable<void(absl::StatusOr<BackfillStep>)> done) {
-  if (const absl::Status usable = impl_->Usable(); !usable.ok()) return done(usable);
+  const absl::Status usable = dry_run ? impl_->Usable() : impl_->Writable();
+  if (!usable.ok()) return done(usable);
   impl_->BeginIfNeeded();
   absl::StatusOr<BackfillStep> step = impl_->Backfill(name, from, to, instants_max, dry_run);
   if (!step.ok() || dry_run) return done(std::move(step));
-  impl_->WhenDurable(
-      [done = std::move(done), step = std::move(step)](const absl::Status& status) mutable {
-        if (!status.ok()) return done(status);
-        done(std::move(step));
-      });
+  auto answer = [done = std::move(done),
+                 step = std::move(step)](const absl::Status& status) mutable {
+    if (!status.ok()) return done(status);
+    done(std::move(step));
+  };
+  impl_->WhenDurable(std::move(answer), true);
 }
 
 // Nobody asked for it if no trigger with a condition matches it: it is not even stored.

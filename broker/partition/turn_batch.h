@@ -14,6 +14,7 @@
 #include "broker/base/ids.h"
 #include "broker/journal/journal.h"
 #include "broker/partition/event_cache.h"
+#include "broker/partition/lane.h"
 #include "broker/partition/records.h"
 
 namespace tocsin {
@@ -38,6 +39,14 @@ struct FailedAttemptRef {
   std::uint32_t attempt = 0;
 };
 
+// Told on the executor when a batch is durable, and if it fails. While there is no room on the disk
+// for it only those are told (kResourceExhausted) whom somebody waits for: see TellNoRoom().
+struct DurableWaiter {
+  absl::AnyInvocable<void(const absl::Status&)> then;
+  bool asked = false;  // a command waits
+  LaneId lane;         // whose batch it is; its source may be stopped
+};
+
 struct TurnBatch {
   std::string body;
   Offset base;
@@ -53,8 +62,7 @@ struct TurnBatch {
   std::vector<Notify> notify;          // when durable
   std::vector<Notify> notify_written;  // when written
   std::vector<std::function<void()>> confirmed;
-  // On the executor when durable, or not.
-  std::vector<absl::AnyInvocable<void(const absl::Status&)>> done;
+  std::vector<DurableWaiter> done;
   bool outgoing = false;  // has Outgoing records to forward
   bool ingest = false;    // has events that came in: published, of a lane, of a schedule
 

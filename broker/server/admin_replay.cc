@@ -124,8 +124,9 @@ class Replayer : public std::enable_shared_from_this<Replayer> {
     ports_.shards.Post(PartitionId(partitions_[index]), [self = shared_from_this(), index,
                                                          why](Partition& partition) {
       const absl::Status stopped = partition.StopReplay(self->request_.trigger());
-      partition.OnceDurable(
-          [self, index, next = why.ok() ? stopped : why] { self->Stop(index + 1, next); });
+      partition.OnceDurable([self, index, next = why.ok() ? stopped : why](absl::Status durable) {
+        self->Stop(index + 1, next.ok() ? durable : next);
+      });
     });
   }
 

@@ -232,11 +232,13 @@ grpc::ServerUnaryReactor* AdminService::SetTriggerState(grpc::CallbackServerCont
         }
       }
       // A crash must not take back what was confirmed.
-      partition.OnceDurable([=] {
+      partition.OnceDurable([=](const absl::Status& durable) {
         absl::Status failed;
         {
           MutexLock lock(change->mutex);
-          if (result.ok()) {
+          if (!durable.ok()) {
+            change->failed = durable;
+          } else if (result.ok()) {
             change->found = true;
             change->pending += *result;
           } else if (!absl::IsNotFound(result.status())) {

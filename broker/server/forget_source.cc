@@ -37,6 +37,7 @@ absl::Status ForgetLane(const LaneId& lane, PartitionId home, Shards& shards) {
   do {
     LaneBatch batch;
     batch.lane = lane;
+    batch.asked = true;
     const std::size_t end = std::min(keys.size(), next + kErasedAtOnce);
     for (; next < end; ++next) batch.erases.push_back(keys[next]);
     TOCSIN_RETURN_IF_ERROR(Append(shards, home, std::move(batch)));

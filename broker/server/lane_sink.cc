@@ -102,9 +102,13 @@ void LaneSink::Impl::Restored(StoredLaneState stored, AttachDone done) {
               [self = shared_from_this(), stored = std::move(stored)](Partition& owner_of) mutable {
                 StoredLaneState found = owner_of.AttachLane(self->old, nullptr);
                 owner_of.DetachLane(self->old);
-                self->owner.Post([self, stored = ToLaneState(std::move(stored)),
-                                  found = std::move(found)]() mutable {
-                  self->Compare(std::move(stored), std::move(found));
+                owner_of.OnceDurable([self, stored = ToLaneState(std::move(stored)),
+                                      found = std::move(found)](absl::Status status) mutable {
+                  self->owner.Post([self, stored = std::move(stored), found = std::move(found),
+                                    status = std::move(status)]() mutable {
+                    if (!status.ok()) return self->FinishTaking(std::move(status));
+                    self->Compare(std::move(stored), std::move(found));
+                  });
                 });
               });
 }
@@ -205,14 +209,25 @@ void LaneSink::Attach(LaneTraits traits, OnSettled on_settled, AttachDone done) 
   impl_->shards.Post(impl_->home, [impl = impl_, wants = traits.wants_settled,
                                    done = std::move(done)](Partition& partition) mutable {
     StoredLaneState stored = partition.AttachLane(impl->lane, wants ? impl.get() : nullptr);
-    impl->owner.Post([impl, stored = std::move(stored), done = std::move(done)]() mutable {
-      impl->Restored(std::move(stored), std::move(done));
-    });
+    // A connector may confirm to the outside what it is told here.
+    partition.OnceDurable(
+        [impl, stored = std::move(stored), done = std::move(done)](absl::Status status) mutable {
+          impl->owner.Post([impl, stored = std::move(stored), done = std::move(done),
+                            status = std::move(status)]() mutable {
+            if (!status.ok()) return done(std::move(status));
+            impl->Restored(std::move(stored), std::move(done));
+          });
+        });
   });
 }
 
 void LaneSink::Append(const SourceBatch& batch, Done done) {
   impl_->Submit(impl_->home, ToLaneBatch(impl_->lane, impl_->traits, batch), std::move(done));
+}
+
+void LaneSink::GiveUp() {
+  impl_->shards.Post(impl_->home,
+                     [impl = impl_](Partition& partition) { partition.LeaveLane(impl->lane); });
 }
 
 void LaneSink::Detach(Done done) {

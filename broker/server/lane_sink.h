@@ -28,6 +28,7 @@ class LaneSink final : public EventSink {
 
   void Attach(LaneTraits traits, OnSettled on_settled, AttachDone done) override;
   void Append(const SourceBatch& batch, Done done) override;
+  void GiveUp() override;
   void Detach(Done done) override;
 
   PartitionId partition() const;

@@ -36,6 +36,7 @@ absl::Status AskForSnapshot(const std::string& source, const std::vector<std::st
   for (std::size_t next = 0; next < puts.size();) {
     LaneBatch batch;
     batch.lane = lane;
+    batch.asked = true;
     batch.position = position;
     const std::size_t end = std::min(puts.size(), next + kPutAtOnce);
     for (; next < end; ++next) batch.puts.emplace_back(puts[next].key, puts[next].value);

@@ -20,6 +20,10 @@ void Sim::ChangeApi() {
   life_->shards.Post(PartitionId(0), [this, version, life = result_.crashes](Partition& partition) {
     partition.StoreTriggers({{"api", version}}, [this, version, life](const absl::Status& status) {
       if (life != result_.crashes) return;
+      if (absl::IsResourceExhausted(status)) {  // stored perhaps; asked again some time
+        api_busy_ = false;
+        return;
+      }
       if (!status.ok()) {
         if (!storage_->faulty()) Fail(fmt::format("store: {}", MessageOf(status)));
         return;

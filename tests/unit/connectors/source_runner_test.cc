@@ -110,6 +110,10 @@ class ScriptedSink final : public EventSink {
   void Append(const SourceBatch& batch, Done done) override {
     EXPECT_FALSE(under_way_) << "two batches at once";
     under_way_ = true;
+    if (no_room) {
+      waits_for_room_ = std::move(done);
+      return;
+    }
     if (hold) {
       held_ = [this, &batch, done = std::move(done)]() mutable { Finish(batch, std::move(done)); };
       return;
@@ -121,6 +125,13 @@ class ScriptedSink final : public EventSink {
     attached = false;
     executor_.Post([done = std::move(done)]() mutable { done(absl::OkStatus()); });
   }
+  void GiveUp() override {
+    if (!waits_for_room_) return;
+    under_way_ = false;
+    executor_.Post([done = std::exchange(waits_for_room_, nullptr)]() mutable {
+      done(absl::ResourceExhaustedError("no room on the disk"));
+    });
+  }
   void Release() {
     hold = false;
     if (held_) executor_.Post(std::move(held_));
@@ -130,6 +141,7 @@ class ScriptedSink final : public EventSink {
   int attaches = 0;
   bool attached = false;
   bool hold = false;
+  bool no_room = false;              // the broker has taken it and its disk is full
   std::deque<absl::Status> answers;  // then OK
   bool durable_on_error = false;
   LaneState lane;
@@ -155,6 +167,7 @@ class ScriptedSink final : public EventSink {
   Executor& executor_;
   bool under_way_ = false;
   Task held_;
+  Done waits_for_room_;
 };
 
 class SourceRunnerTest : public ::testing::Test {
@@ -365,6 +378,19 @@ TEST_F(SourceRunnerTest, StopWaitsForTheBatchThatIsUnderWay) {
   EXPECT_EQ(sink_.ids, Numbers(1));
   // Confirmed, too: another member of a group goes on behind it.
   EXPECT_EQ(connector_.committed, "1");
+  runner_.reset();
+}
+
+TEST_F(SourceRunnerTest, StopDoesNotWaitForRoomOnTheDiskAndConfirmsNothing) {
+  sink_.no_room = true;
+  connector_.Offer(2);
+  executor_.RunUntilIdle();
+  bool stopped = false;
+  runner_->Stop([&stopped] { stopped = true; });
+  executor_.RunUntilIdle();
+  EXPECT_TRUE(stopped);
+  EXPECT_FALSE(sink_.attached);
+  EXPECT_EQ(connector_.committed, "");
   runner_.reset();
 }
 

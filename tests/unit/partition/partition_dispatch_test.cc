@@ -186,7 +186,7 @@ TEST(PartitionDispatchTest, OnceDurableWaitsForTheDisk) {
   bool told = false;
   rig.shards->Post(PartitionId(0), [&](Partition& partition) {
     EXPECT_TRUE(partition.SetPaused("all", true).ok());
-    partition.OnceDurable([&] { told = true; });
+    partition.OnceDurable([&](const absl::Status& status) { told = status.ok(); });
   });
   rig.owner.RunUntilIdle();
   EXPECT_FALSE(told);

@@ -11,6 +11,8 @@
 namespace tocsin {
 namespace {
 
+using ::testing::Each;
+using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 using Coins = SimFileSystem::Coins;
@@ -191,6 +193,120 @@ TEST(PartitionFaultsTest, F5WithoutAnyRoomNothingIsLostAndAllGoesOnByItself) {
     EXPECT_GE(rig.Books().matched, accepted + 2);
     EXPECT_EQ(rig.Books().acked, 1u);
   }
+}
+
+// Whoever asked for something would wait for somebody to make room, and so would a stop.
+TEST(PartitionFaultsTest, F5WithoutAnyRoomCommandsAreRefusedInsteadOfWaiting) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"), 1'000'000);
+  // This one finds out, so it is done, in memory; those behind it are not begun.
+  std::optional<absl::Status> first;
+  rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+    EXPECT_TRUE(partition.SetPaused("all", true).ok());
+    partition.OnceDurable([&](absl::Status status) { first = std::move(status); });
+  });
+  rig.Run();
+  ASSERT_TRUE(first.has_value()) << "a command waits for the disk";
+  EXPECT_EQ(first->code(), absl::StatusCode::kResourceExhausted);
+  std::vector<absl::StatusCode> later;
+  const auto note = [&](const absl::Status& status) { later.push_back(status.code()); };
+  for (int i = 0; i < 20; ++i) {  // at every moment of the broker's own trials
+    rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+      note(partition.SetPaused("all", false));
+      note(partition.StopReplay("all"));
+      partition.StoreTriggers({{"of-the-api", "{}"}}, note);
+      partition.Redrive(DeliveryId(), note);
+      partition.Discard(DeliveryId(), note);
+      partition.AddSchedules({NewSchedule()},
+                             [&](const std::vector<absl::Status>& results) { note(results[0]); });
+      partition.ControlSchedule(
+          "tick", ScheduleAction::kPause,
+          [&](const absl::StatusOr<ScheduleInfo>& info) { note(info.status()); });
+    });
+    rig.Advance(std::chrono::milliseconds(50));
+  }
+  EXPECT_THAT(later, SizeIs(20 * 7));
+  EXPECT_THAT(later, Each(absl::StatusCode::kResourceExhausted));
+  rig.fs.ClearFaults();
+  rig.Advance(kASecond);
+  rig.shards->Post(PartitionId(0), [&](Partition& partition) {
+    partition.OnceDurable([&](absl::Status status) { first = std::move(status); });
+  });
+  rig.Run();
+  EXPECT_TRUE(first->ok()) << *first;
+  ASSERT_TRUE(rig.Restart(Coins::kNone).ok());
+  rig.Attach();
+  EXPECT_TRUE(rig.Publish("waits").ok());
+  EXPECT_THAT(rig.worker->held, IsEmpty()) << "the first was done: the trigger is paused";
+}
+
+// A source keeps waiting, as what it brought is taken; one that is stopped does not.
+TEST(PartitionFaultsTest, F5WithoutAnyRoomASourceThatStopsIsLetGoAndRepeatsNothing) {
+  PartitionRig rig;
+  const LaneId lane{"files", ""};
+  ASSERT_TRUE(rig.Start().ok());
+  rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"), 1'000'000);
+  std::optional<absl::Status> answer;
+  LaneBatch batch;
+  batch.lane = lane;
+  batch.events.push_back(PartitionRig::MakeEvent("of-the-source", "", 10));
+  batch.position = "1";
+  batch.done = [&](absl::Status status) { answer = std::move(status); };
+  ASSERT_TRUE(rig.shards->TryAppendLane(PartitionId(0), batch).ok());
+  rig.Advance(kASecond);
+  EXPECT_FALSE(answer.has_value()) << "the source would bring it again";
+  const auto with_partition = [&](absl::AnyInvocable<void(Partition&)> work) {
+    rig.shards->Post(PartitionId(0), std::move(work));
+    rig.Run();
+  };
+  with_partition([&](Partition& partition) { partition.LeaveLane(lane); });
+  ASSERT_TRUE(answer.has_value()) << "its stop waits for the disk";
+  EXPECT_EQ(answer->code(), absl::StatusCode::kResourceExhausted);
+  with_partition([&](Partition& partition) { partition.DetachLane(lane); });
+  // Who comes next is not told of a position before it is durable.
+  std::optional<absl::Status> attached;
+  const auto attach = [&](Partition& partition) {
+    EXPECT_EQ(partition.AttachLane(lane, nullptr).position, "1");
+    partition.OnceDurable([&](absl::Status status) { attached = std::move(status); });
+  };
+  with_partition(attach);
+  EXPECT_EQ(attached.value_or(absl::OkStatus()).code(), absl::StatusCode::kResourceExhausted);
+  rig.fs.ClearFaults();
+  rig.Advance(kASecond);
+  with_partition(attach);
+  EXPECT_TRUE(attached->ok());
+  rig.Attach();
+  EXPECT_THAT(rig.DrainAll(), SizeIs(1));
+}
+
+TEST(PartitionFaultsTest, F5WithoutAnyRoomAStopDoesNotWaitAndLosesNothingThatWasAnswered) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  ASSERT_TRUE(rig.Publish("answered").ok());
+  rig.Attach();
+  rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"), 1'000'000);
+  bool acked = false;
+  rig.Answer(Ack{}, &acked);
+  std::optional<absl::Status> of_source;
+  LaneBatch batch;
+  batch.lane = {"files", ""};
+  batch.position = "1";
+  batch.done = [&](absl::Status status) { of_source = std::move(status); };
+  ASSERT_TRUE(rig.shards->TryAppendLane(PartitionId(0), batch).ok());
+  rig.Run();
+  std::optional<absl::Status> closed;
+  rig.shards->Close([&](absl::Status status) { closed = std::move(status); });
+  rig.Run();
+  ASSERT_TRUE(closed.has_value()) << "the stop waits for the disk";
+  EXPECT_EQ(closed->code(), absl::StatusCode::kResourceExhausted);
+  ASSERT_TRUE(of_source.has_value());
+  EXPECT_FALSE(of_source->ok());
+  EXPECT_FALSE(acked);
+  rig.fs.ClearFaults();
+  ASSERT_TRUE(rig.Restart(Coins::kNone).ok());
+  rig.Attach();
+  EXPECT_THAT(rig.DrainAll(), SizeIs(1)) << "what no worker was told to be durable comes again";
 }
 
 // Without this the log of a disk that was full for a moment is never trimmed again.
