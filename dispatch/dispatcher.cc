@@ -398,6 +398,7 @@ std::optional<Instant> Dispatcher::Exchange(PartitionId partition,
                                             std::vector<Grant>& grants) {
   Impl::Wakes wakes;
   std::optional<Instant> again;
+  std::function<void()> unserved;
   {
     MutexLock lock(impl_->mutex);
     PartitionDemand& state = impl_->Partition(partition);
@@ -436,12 +437,24 @@ std::optional<Instant> Dispatcher::Exchange(PartitionId partition,
     for (FunctionPartition* fp : pending) {
       impl_->GrantShare(*fp, grants, wakes);
       impl_->WakeWaiters(*fp->function, fp, wakes);
+      FunctionState& function = *fp->function;
+      if (function.sessions.empty() && !function.unserved_told &&
+          (fp->ready > 0 || function.alone_waiting > 0)) {
+        function.unserved_told = true;
+        unserved = impl_->unserved;
+      }
     }
     if (!state.kept.empty()) again = state.kept.begin()->first;
     impl_->exchanging.reset();
   }
   impl_->WakeAll(wakes);
+  if (unserved) unserved();
   return again;
+}
+
+void Dispatcher::OnUnserved(std::function<void()> told) {
+  MutexLock lock(impl_->mutex);
+  impl_->unserved = std::move(told);
 }
 
 void Dispatcher::Release(const Grant& grant, std::uint32_t unused_count,

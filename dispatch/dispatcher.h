@@ -107,6 +107,10 @@ class Dispatcher {
   Dispatcher(const Dispatcher&) = delete;
   Dispatcher& operator=(const Dispatcher&) = delete;
 
+  // `told` is called, with no lock held, when the first work comes for a function that no session
+  // serves, again after one has. It may be called from any thread until the dispatcher is gone.
+  void OnUnserved(std::function<void()> told);
+
   // The same name gives the same number for the life of the process, and a new name that of its
   // former one (`was`; empty: none). Changes function and limits of an existing one; what its rate
   // has left goes on with another rate.

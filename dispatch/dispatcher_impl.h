@@ -124,6 +124,7 @@ struct FunctionState {
   std::uint64_t round = 1;
   std::size_t alone_waiting = 0;  // demands
   WorkerSession* reserved = nullptr;
+  bool unserved_told = false;  // since it had a session
 };
 
 using StarvedSet = std::set<std::pair<Instant, TriggerNumber>>;
@@ -212,6 +213,7 @@ struct Dispatcher::Impl {
   std::uint64_t last_session ABSL_GUARDED_BY(mutex) = 0;
   bool draining ABSL_GUARDED_BY(mutex) = false;
   std::string drain_reason ABSL_GUARDED_BY(mutex);
+  std::function<void()> unserved ABSL_GUARDED_BY(mutex);
 };
 
 struct WorkerSession::Impl {

@@ -33,6 +33,7 @@ std::shared_ptr<WorkerSession> Dispatcher::Attach(const SessionHello& hello,
       load.functions.push_back(&function);
       load.waiters += function.waiting.size();
       function.sessions.push_back(session);
+      function.unserved_told = false;
     }
     impl_->sessions.push_back(session);
     impl_->LoadChanged(load, wakes);

@@ -288,6 +288,16 @@ void LocalWorkers::Apply(const std::vector<FunctionConfig>& functions) {
   impl.Watch();
 }
 
+void LocalWorkers::Nudge() {
+  {
+    MutexLock lock(impl_->mutex);
+    if (impl_->stopped || impl_->pid < 0 || !HasRun(impl_->wanted)) return;
+  }
+  impl_->ports.executor.Post([self = std::weak_ptr(impl_)] {
+    if (const auto impl = self.lock()) impl->AskLoads();
+  });
+}
+
 void LocalWorkers::Stop(Duration within) {
   pid_t pid = -1;
   {

@@ -8,8 +8,9 @@
 // The broker itself runs no code of users: it starts its own program again (`tocsin supervise`),
 // which attaches over a Unix socket like any worker.
 //
-// Threading: Apply() and Stop() one at a time from any thread; what watches runs on the executor,
-// which, with the clock and the log, outlives it. After Stop() nothing runs any more.
+// Threading: Apply() and Stop() one at a time from any thread, Nudge() from any; what watches runs
+// on the executor, which, with the clock and the log, outlives it. After Stop() nothing runs any
+// more.
 
 #pragma once
 
@@ -58,6 +59,10 @@ class LocalWorkers {
 
   // From now on these are served; those without `exec` and `run` are not looked at.
   void Apply(const std::vector<FunctionConfig>& functions);
+
+  // There is work for a function that nobody serves: the supervisor is told of the loads at once.
+  // From any thread, also after Stop().
+  void Nudge();
 
   // Closes the supervisor's input, waits until it has ended, kills it after `within`.
   void Stop(Duration within);

@@ -306,6 +306,7 @@ absl::Status Server::Impl::MakeLocalWorkers() {
           .clock = clock,
           .log = log,
           .loads = [this](std::function<void(LocalLoads)> done) { GatherLoads(std::move(done)); }});
+  dispatcher->OnUnserved([this] { local->Nudge(); });
   return absl::OkStatus();
 }
 

@@ -48,6 +48,30 @@ TEST_F(DispatcherTest, NobodyIsWokenInVain) {
   EXPECT_THAT(Woken(), ElementsAre(0));
 }
 
+// By this a local worker is started for the first event at once.
+TEST_F(DispatcherTest, TheFirstWorkOfAFunctionThatNobodyServesIsTold) {
+  int told = 0;
+  dispatcher_.OnUnserved([&] { ++told; });
+  const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0);
+  const TriggerNumber other = dispatcher_.SetTrigger("o", "g", 0);
+  Exchange(0);
+  Exchange(0, {{trigger, 0, 0}});
+  EXPECT_EQ(told, 0);
+  Exchange(0, {{trigger, 1, 0}});
+  EXPECT_EQ(told, 1);
+  Exchange(0, {{trigger, 2, 0}});
+  Exchange(1, {{trigger, 1, 0}});
+  EXPECT_EQ(told, 1) << "once";
+  Exchange(1, {{other, 0, 1}});
+  EXPECT_EQ(told, 2) << "one that goes alone, of another function";
+  const Worker worker = Attach({"f"}, 4);
+  Exchange(0, {{trigger, 3, 0}});
+  EXPECT_EQ(told, 2);
+  dispatcher_.Detach(worker.session, true);
+  Exchange(0, {{trigger, 3, 0}});
+  EXPECT_EQ(told, 3) << "again";
+}
+
 TEST_F(DispatcherTest, SeveralPartitionsShareTheFreeCredit) {
   const TriggerNumber trigger = dispatcher_.SetTrigger("t", "f", 0);
   for (std::uint32_t p = 0; p < 4; ++p) EXPECT_THAT(Exchange(p, {{trigger, 100, 0}}), IsEmpty());
