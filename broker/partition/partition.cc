@@ -56,6 +56,9 @@ void Partition::Impl::Fail(const absl::Status& status) {
   if (failed) return;
   failed = true;
   ports.observer.Failed(options.id, status);
+  ports.executor.Post([this, guard = std::weak_ptr(alive)] {
+    if (!guard.expired()) TellFailed();
+  });
 }
 
 // Reads the clock once per turn; append times never go back.
@@ -75,7 +78,9 @@ void Partition::Impl::EnsureRoom(std::size_t bytes, std::size_t letter_bytes) {
   }
   const std::size_t max = std::min(ports.journal.batch_bytes_max(), kBodyTarget + BodySlack());
   const std::size_t held = turn.body.size() + turn.settled_count * 12 + BodySlack();
-  const bool letters_full = !turn.letters.empty() && turn.letter_bytes + letter_bytes > kBodyTarget;
+  // Segments of the dead log may be smaller than those of the log.
+  const std::size_t letters_max = std::min(ports.journal.batch_bytes_max() / 2, kBodyTarget);
+  const bool letters_full = !turn.letters.empty() && turn.letter_bytes + letter_bytes > letters_max;
   if (held + bytes > max || letters_full) Flush();
 }
 

@@ -256,6 +256,10 @@ struct EventPage {
   std::vector<std::string> gaps;  // what could not be read
 };
 
+// Of a command's answer: it is done, and written as soon as there is room on the disk; a process
+// that ends before has not done it. Any other kResourceExhausted: nothing was done.
+bool IsTakenWithoutRoom(const absl::Status& status);
+
 class Partition {
  public:
   struct Ports {
@@ -313,6 +317,8 @@ class Partition {
   // Restores a lane for its connector; `listener` (may be null) hears of settlements until
   // DetachLane(). Settlements of earlier lives are told again.
   StoredLaneState AttachLane(const LaneId& lane, LaneListener* listener);
+  // What the state has of it now, durable or not.
+  StoredLaneState StoredLane(const LaneId& lane) const;
   void DetachLane(const LaneId& lane);
   // Until it is attached or detached: its batches that wait for room on the disk are answered
   // kResourceExhausted, although they were taken.
@@ -363,8 +369,8 @@ class Partition {
   // Where the dedupe table has it.
   std::optional<Offset> FindRecent(const Hash128& identity) const;
   // When all that was done before is durable: on the executor, at once if nothing is under way.
-  //   kResourceExhausted  there is no room on the disk: it lasts when there is, unless the process
-  //                       is killed before
+  //   kResourceExhausted  there is no room on the disk, see IsTakenWithoutRoom()
+  //   kUnavailable        the partition failed
   void OnceDurable(absl::AnyInvocable<void(absl::Status)> then);
   // Behind the last event that was appended, durable or not.
   Offset end() const;

@@ -151,20 +151,26 @@ absl::Status Partition::Impl::Usable() const {
 
 absl::Status Partition::Impl::Writable() const {
   TOCSIN_RETURN_IF_ERROR(Usable());
-  if (stalled || resubmitted) return absl::ResourceExhaustedError(kNoRoom);
+  if (stalled || resubmitted)
+    return absl::ResourceExhaustedError(
+        "there is no room on the disk: nothing was done; make room and try again");
   return absl::OkStatus();
 }
 
 StoredLaneState Partition::AttachLane(const LaneId& lane, LaneListener* listener) {
-  StoredLaneState restored;
   impl_->leaving.erase(lane);
   impl_->listeners[lane] = listener;
+  impl_->state.TellAgain(lane);
+  return StoredLane(lane);
+}
+
+StoredLaneState Partition::StoredLane(const LaneId& lane) const {
+  StoredLaneState restored;
   if (const LaneRecord* record = impl_->state.FindLane(lane)) {
     restored.position = record->position;
     for (const auto& bucket : record->buckets)
       restored.entries.insert(bucket.begin(), bucket.end());
   }
-  impl_->state.TellAgain(lane);
   return restored;
 }
 

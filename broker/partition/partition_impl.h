@@ -27,10 +27,6 @@
 
 namespace tocsin {
 
-inline constexpr absl::string_view kNoRoom =
-    "there is no room on the disk: nothing lasts that was not answered before; make room and try "
-    "again";
-
 struct Partition::Impl {
   // What may be forgotten of a trigger.
   struct Runtime {
@@ -205,6 +201,7 @@ struct Partition::Impl {
   // `then` when all that the state has so far is durable: it may be at once.
   void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then, bool asked = false);
   void TellNoRoom();
+  void TellFailed();
   // Whether a read at `offset` is to come again in a moment: the journal answers a publisher before
   // this partition hears that its event is durable, and what was answered must be found.
   bool NotKnownYet(Offset offset) const;

@@ -82,6 +82,7 @@ void Partition::Replay(std::string_view name, const ReplayOrder& order,
     }
     return;
   }
+  if (const absl::Status writable = impl.Writable(); !writable.ok()) return done(writable);
   if (trigger->replay) {
     return done(absl::FailedPreconditionError(fmt::format(
         "a replay of trigger '{}' is under way; --watch shows it, --stop ends it", name)));

@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "broker/base/canary.h"
 #include "broker/base/time_text.h"
 #include "broker/partition/partition_impl.h"
@@ -162,6 +165,12 @@ void Partition::Impl::TrimLetters() {
   });
 }
 
+namespace {
+
+constexpr absl::string_view kTakenPayload = "tocsin/taken-without-room";
+
+}  // namespace
+
 void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then, bool asked) {
   if (!turn.empty()) {
     turn.done.push_back({std::move(then), asked, {}});
@@ -191,11 +200,34 @@ void Partition::Impl::TellNoRoom() {
   };
   for (InFlight& flight : in_flight) take(flight.done);
   take(turn.done);
-  for (DurableWaiter& one : told) one.then(absl::ResourceExhaustedError(kNoRoom));
+  absl::Status status = absl::ResourceExhaustedError(
+      "there is no room on the disk: it is done, and written as soon as there is room, but undone "
+      "if the broker ends before; look before you repeat it");
+  status.SetPayload(kTakenPayload, absl::Cord());
+  for (DurableWaiter& one : told) one.then(status);
   if (!closing || !close_done) return;
   auto done = std::exchange(close_done, nullptr);
   done(absl::ResourceExhaustedError(
-      "there is no room on the disk for what was done last: it is done again by the next start"));
+      "there is no room on the disk: what was not told to be durable is not kept; workers get it "
+      "again, commands are undone"));
+}
+
+// Nobody is left to wait for what will never be.
+void Partition::Impl::TellFailed() {
+  std::vector<DurableWaiter> told = std::move(turn.done);
+  for (InFlight& flight : in_flight) {
+    std::move(flight.done.begin(), flight.done.end(), std::back_inserter(told));
+    flight.done.clear();
+  }
+  turn.done.clear();
+  const absl::Status status = absl::UnavailableError(
+      "the journal failed and the broker is stopping: whether it lasts, the next start tells");
+  for (DurableWaiter& one : told) one.then(status);
+  for (WaitingFor& one : std::exchange(waiting, {})) one.done(status);
+}
+
+bool IsTakenWithoutRoom(const absl::Status& status) {
+  return status.GetPayload(kTakenPayload).has_value();
 }
 
 bool Partition::Impl::NotKnownYet(Offset offset) const {

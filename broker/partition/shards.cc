@@ -345,16 +345,28 @@ void Shards::Snapshots(absl::AnyInvocable<void(std::vector<PartitionSnapshot>)> 
 
 void Shards::Close(absl::AnyInvocable<void(absl::Status)> done) {
   struct Closing {
-    std::atomic<std::uint32_t> left{0};
+    Mutex mutex;
+    std::uint32_t left ABSL_GUARDED_BY(mutex) = 0;
+    absl::Status first_error ABSL_GUARDED_BY(mutex);
     absl::AnyInvocable<void(absl::Status)> done;
   };
   auto closing = std::make_shared<Closing>();
-  closing->left = partition_count();
   closing->done = std::move(done);
+  {
+    const MutexLock lock(closing->mutex);
+    closing->left = partition_count();
+  }
   for (std::uint32_t id = 0; id < partition_count(); ++id) {
     impl_->PostControl(id, [closing](Partition& partition) {
       partition.Close([closing](const absl::Status& status) {
-        if (--closing->left == 0) closing->done(status);
+        absl::Status ended;
+        {
+          const MutexLock lock(closing->mutex);
+          closing->first_error.Update(status);
+          if (--closing->left > 0) return;
+          ended = closing->first_error;
+        }
+        closing->done(std::move(ended));
       });
     });
   }

@@ -93,6 +93,7 @@ class Replayer : public std::enable_shared_from_this<Replayer> {
 
   void Begin(std::size_t index) {
     if (index == partitions_.size()) {
+      if (!taken_.ok()) return stream_->Finish(ToGrpcStatus(taken_));
       if (!request_.dry_run()) return Look(0);
       return Tell();
     }
@@ -108,6 +109,10 @@ class Replayer : public std::enable_shared_from_this<Replayer> {
   void OnBegun(std::size_t index, absl::StatusOr<ReplayProgress> progress) {
     if (progress.ok()) {
       progress_[index] = *progress;
+      return Begin(index + 1);
+    }
+    if (IsTakenWithoutRoom(progress.status())) {  // it has begun
+      taken_ = progress.status();
       return Begin(index + 1);
     }
     if (request_.dry_run() || index == 0) return stream_->Finish(ToGrpcStatus(progress.status()));
@@ -179,6 +184,7 @@ class Replayer : public std::enable_shared_from_this<Replayer> {
   bool named_ = false;
   std::vector<std::uint32_t> partitions_;
   std::vector<ReplayProgress> progress_;  // parallel
+  absl::Status taken_;                    // of one that begins when there is room
 };
 
 }  // namespace

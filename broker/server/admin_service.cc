@@ -236,9 +236,8 @@ grpc::ServerUnaryReactor* AdminService::SetTriggerState(grpc::CallbackServerCont
         absl::Status failed;
         {
           MutexLock lock(change->mutex);
-          if (!durable.ok()) {
-            change->failed = durable;
-          } else if (result.ok()) {
+          if (result.ok()) {
+            if (!dry_run) change->failed.Update(durable);
             change->found = true;
             change->pending += *result;
           } else if (!absl::IsNotFound(result.status())) {
@@ -248,6 +247,9 @@ grpc::ServerUnaryReactor* AdminService::SetTriggerState(grpc::CallbackServerCont
           failed = change->failed;
           if (failed.ok() && !change->found) {
             failed = absl::NotFoundError(fmt::format("there is no trigger `{}`", name));
+          } else if (absl::IsResourceExhausted(failed) && change->found &&
+                     !IsTakenWithoutRoom(failed)) {
+            failed = Annotate(failed, "on some partitions only; on others");
           }
           response->set_pending(change->pending);
         }

@@ -24,8 +24,7 @@ absl::Status Append(Shards& shards, PartitionId home, LaneBatch batch) {
 absl::Status ForgetLane(const LaneId& lane, PartitionId home, Shards& shards) {
   std::promise<std::vector<std::string>> told;
   shards.Post(home, [&](Partition& partition) {
-    const StoredLaneState stored = partition.AttachLane(lane, nullptr);
-    partition.DetachLane(lane);
+    const StoredLaneState stored = partition.StoredLane(lane);
     std::vector<std::string> keys;
     keys.reserve(stored.entries.size());
     for (const auto& [key, value] : stored.entries) keys.push_back(key);
@@ -58,7 +57,12 @@ absl::StatusOr<ForgottenLanes> ForgetLanes(const std::string& source, bool dry_r
       if (lane.lane.source != source) continue;
       ++forgotten.lanes;
       forgotten.entries += lane.entries;
-      if (!dry_run) TOCSIN_RETURN_IF_ERROR(ForgetLane(lane.lane, snapshot.id, shards));
+      if (dry_run) continue;
+      const absl::Status done = ForgetLane(lane.lane, snapshot.id, shards);
+      if (!done.ok()) {
+        return Annotate(done, fmt::format("at lane '{}', the {}. of the source", lane.lane.key,
+                                          forgotten.lanes));
+      }
     }
   }
   if (forgotten.lanes == 0) {

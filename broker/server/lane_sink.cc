@@ -100,8 +100,7 @@ void LaneSink::Impl::Restored(StoredLaneState stored, AttachDone done) {
   taken_done = std::move(done);
   shards.Post(old_home,
               [self = shared_from_this(), stored = std::move(stored)](Partition& owner_of) mutable {
-                StoredLaneState found = owner_of.AttachLane(self->old, nullptr);
-                owner_of.DetachLane(self->old);
+                StoredLaneState found = owner_of.StoredLane(self->old);
                 owner_of.OnceDurable([self, stored = ToLaneState(std::move(stored)),
                                       found = std::move(found)](absl::Status status) mutable {
                   self->owner.Post([self, stored = std::move(stored), found = std::move(found),
@@ -139,6 +138,7 @@ void LaneSink::Impl::Compare(LaneState stored, StoredLaneState found) {
 void LaneSink::Impl::PutNext() {
   LaneBatch batch;
   batch.lane = lane;
+  batch.asked = true;
   std::size_t bytes = 0;
   while (!to_put.empty() && batch.puts.size() < kTakenOverAtOnce && bytes < kTakenOverBytes) {
     LaneStatePut& put = to_put.front();
@@ -163,6 +163,7 @@ void LaneSink::Impl::PutNext() {
 void LaneSink::Impl::EraseNext() {
   LaneBatch batch;
   batch.lane = old;
+  batch.asked = true;
   while (!to_erase.empty() && batch.erases.size() < kTakenOverAtOnce) {
     batch.erases.push_back(std::move(to_erase.front()));
     to_erase.pop_front();

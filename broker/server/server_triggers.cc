@@ -142,7 +142,7 @@ void Server::Impl::ApplyTriggers(std::string text, std::string file, bool dry_ru
     }
     StoreApiTriggers(std::move(stored), [this, applied, report = std::move(report),
                                          done = std::move(done)](absl::Status status) mutable {
-      if (!status.ok()) return done(status);
+      if (!status.ok() && !IsTakenWithoutRoom(status)) return done(status);
       std::vector<TriggerConfig> put;
       {
         MutexLock lock(reload_mutex);
@@ -161,7 +161,9 @@ void Server::Impl::ApplyTriggers(std::string text, std::string file, bool dry_ru
         registry->Change(put, {});
       }
       for (const std::string& change : report.changes) log.Info(change + " by the API");
-      WhenAllMatch([done = std::move(done), report = std::move(report)]() mutable {
+      WhenAllMatch([done = std::move(done), report = std::move(report),
+                    status = std::move(status)]() mutable {
+        if (!status.ok()) return done(std::move(status));
         done(std::move(report));
       });
     });
@@ -189,7 +191,7 @@ void Server::Impl::RemoveTriggers(std::vector<std::string> names,
     }
     StoreApiTriggers(std::move(erased), [this, names = std::move(names),
                                          done = std::move(done)](absl::Status status) mutable {
-      if (!status.ok()) return done(status);
+      if (!status.ok() && !IsTakenWithoutRoom(status)) return done(status);
       {
         MutexLock lock(reload_mutex);
         std::vector<std::string> gone;
@@ -206,7 +208,9 @@ void Server::Impl::RemoveTriggers(std::vector<std::string> names,
       for (const std::string& name : names) {
         log.Info(fmt::format("trigger `{}`: removed by the API", name));
       }
-      WhenAllMatch([done = std::move(done)]() mutable { done(absl::OkStatus()); });
+      WhenAllMatch([done = std::move(done), status = std::move(status)]() mutable {
+        done(std::move(status));
+      });
     });
   });
 }

@@ -17,11 +17,8 @@ constexpr std::size_t kPutAtOnce = 2000;
 LaneState StateOfSource(const std::string& source, Shards& shards) {
   const LaneId lane{source, ""};
   std::promise<StoredLaneState> told;
-  shards.Post(PartitionOfLane(lane, shards.partition_count()), [&](Partition& partition) {
-    StoredLaneState stored = partition.AttachLane(lane, nullptr);
-    partition.DetachLane(lane);
-    told.set_value(std::move(stored));
-  });
+  shards.Post(PartitionOfLane(lane, shards.partition_count()),
+              [&](Partition& partition) { told.set_value(partition.StoredLane(lane)); });
   StoredLaneState stored = told.get_future().get();
   return {SourcePosition{std::move(stored.position)}, std::move(stored.entries)};
 }

@@ -20,6 +20,8 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+# A sanitized broker takes several times the memory.
+MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
 TOCSIN = os.environ["TOCSIN"]
 SHIM = os.environ["TOCSIN_SHIM"]
 WAIT_MAX = 20.0

@@ -11,7 +11,7 @@ import subprocess
 import threading
 
 import psycopg2
-from fault_rig import TOCSIN, Broker, eventually
+from fault_rig import MEMORY, TOCSIN, Broker, eventually
 from postgres_rig import (LenientMirror, Mirror, Postgres, fixture_db, fixture_make,  # noqa: F401
                           fixture_server, holds_events, kinds, lsn, runs, same_rows, source,
                           stands, told, wait_until_read)
@@ -404,7 +404,7 @@ def test_workload_with_kills_of_both_gives_exactly_the_tables(make, server, db):
     same_rows(mirror, server, db, "f")
     assert len(mirror.tables["public.f"]) >= ROWS
     assert broker.metric("tocsin_source_undecodable_total") == 0
-    assert broker.mib() < 400
+    assert broker.mib() < 400 * MEMORY
 
 
 def test_outbox_example_calls_once_per_committed_row(server, db, tmp_path):

@@ -1,6 +1,5 @@
 """Memory, descriptors and connections taken by hostile or many clients of a real `tocsin serve`."""
 
-import os
 import resource
 import struct
 import threading
@@ -10,14 +9,12 @@ import zlib
 import grpc
 import pytest
 
-from fault_rig import (RESOURCE_EXHAUSTED, WAIT_MAX, event, eventually, fixture_make,
+from fault_rig import (MEMORY, RESOURCE_EXHAUSTED, WAIT_MAX, event, eventually, fixture_make,
                        id_of, shall)
 from http2_rig import (CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE,
                        RST_STREAM, SETTINGS, Connection, call_headers, frame, header)
 
 MIB = 1 << 20
-# A sanitized broker takes more; the bounds are those of the real one.
-MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
 PUBLISH = b"/tocsin.v1.Publisher/Publish"
 TOKENS = '  tokens: [{ token: "0123456789abcdef0123456789abcdef", scopes: [publish, admin] }]\n'
 

@@ -2,16 +2,12 @@
 tests/unit/connectors/zeromq_connector_test.cc."""
 
 import json
-import os
 import time
 
 import pytest
 import zmq
-from fault_rig import eventually, fixture_make, one_trigger  # noqa: F401
+from fault_rig import MEMORY, eventually, fixture_make, one_trigger  # noqa: F401
 from queue_rig import attributes_of, data_of, free_port, source_status, stored_events
-
-# Of the real program; the address sanitizer needs several times as much.
-MEMORY = 8 if os.environ.get("TOCSIN_SANITIZE") else 1
 
 
 @pytest.fixture(name="context")

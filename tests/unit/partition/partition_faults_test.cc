@@ -12,6 +12,7 @@ namespace tocsin {
 namespace {
 
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
@@ -209,12 +210,19 @@ TEST(PartitionFaultsTest, F5WithoutAnyRoomCommandsAreRefusedInsteadOfWaiting) {
   rig.Run();
   ASSERT_TRUE(first.has_value()) << "a command waits for the disk";
   EXPECT_EQ(first->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(IsTakenWithoutRoom(*first));
   std::vector<absl::StatusCode> later;
-  const auto note = [&](const absl::Status& status) { later.push_back(status.code()); };
+  const auto note = [&](const absl::Status& status) {
+    later.push_back(status.code());
+    EXPECT_FALSE(IsTakenWithoutRoom(status));
+  };
   for (int i = 0; i < 20; ++i) {  // at every moment of the broker's own trials
     rig.shards->Post(PartitionId(0), [&](Partition& partition) {
       note(partition.SetPaused("all", false));
       note(partition.StopReplay("all"));
+      partition.Replay("all", ReplayOrder(), [&](const absl::StatusOr<ReplayProgress>& progress) {
+        note(progress.status());
+      });
       partition.StoreTriggers({{"of-the-api", "{}"}}, note);
       partition.Redrive(DeliveryId(), note);
       partition.Discard(DeliveryId(), note);
@@ -226,7 +234,7 @@ TEST(PartitionFaultsTest, F5WithoutAnyRoomCommandsAreRefusedInsteadOfWaiting) {
     });
     rig.Advance(std::chrono::milliseconds(50));
   }
-  EXPECT_THAT(later, SizeIs(20 * 7));
+  EXPECT_THAT(later, SizeIs(20 * 8));
   EXPECT_THAT(later, Each(absl::StatusCode::kResourceExhausted));
   rig.fs.ClearFaults();
   rig.Advance(kASecond);
@@ -307,6 +315,43 @@ TEST(PartitionFaultsTest, F5WithoutAnyRoomAStopDoesNotWaitAndLosesNothingThatWas
   ASSERT_TRUE(rig.Restart(Coins::kNone).ok());
   rig.Attach();
   EXPECT_THAT(rig.DrainAll(), SizeIs(1)) << "what no worker was told to be durable comes again";
+}
+
+// One of several partitions is enough for the stop to have failed, whichever ends last.
+TEST(PartitionFaultsTest, F5AStopSaysThatAPartitionHadNoRoom) {
+  for (const std::uint32_t which : {0u, 1u}) {
+    PartitionRig rig;
+    rig.journal_options.partitions = rig.partition_options.partitions = 2;
+    ASSERT_TRUE(rig.Start().ok());
+    rig.fs.Fail(Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"), 1'000'000);
+    rig.shards->Post(PartitionId(which), [](Partition& partition) {
+      EXPECT_TRUE(partition.SetPaused("all", true).ok());
+    });
+    rig.Run();
+    std::optional<absl::Status> closed;
+    rig.shards->Close([&](absl::Status status) { closed = std::move(status); });
+    rig.Run();
+    ASSERT_TRUE(closed.has_value());
+    EXPECT_EQ(closed->code(), absl::StatusCode::kResourceExhausted);
+  }
+}
+
+TEST(PartitionFaultsTest, WhoWaitsIsToldWhenTheJournalFails) {
+  PartitionRig rig;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.fs.Fail(Call::kWrite, "log", absl::DataLossError("EIO"), 1'000'000);
+  std::vector<absl::StatusCode> told;
+  const auto note = [&](const absl::Status& status) { told.push_back(status.code()); };
+  LaneBatch batch;
+  batch.lane = {"files", ""};
+  batch.position = "1";
+  batch.done = note;
+  ASSERT_TRUE(rig.shards->TryAppendLane(PartitionId(0), batch).ok());
+  rig.owner.RunUntilIdle();
+  rig.shards->Post(PartitionId(0), [&](Partition& partition) { partition.OnceDurable(note); });
+  rig.Run();
+  EXPECT_FALSE(rig.failure.ok());
+  EXPECT_THAT(told, ElementsAre(absl::StatusCode::kUnavailable, absl::StatusCode::kUnavailable));
 }
 
 // Without this the log of a disk that was full for a moment is never trimmed again.
