@@ -189,7 +189,7 @@ RecordMapper::Mapped RecordMapper::MapRaw(const OutsideRecord& record) const {
   }
   for (const auto& [name, text] : record.attributes) {
     const bool own = std::any_of(attributes_.begin(), attributes_.end(),
-                                 [&name](const Named& mine) { return mine.name == name; });
+                                 [&key = name](const Named& mine) { return mine.name == key; });
     if (!own) builder.Attribute(name, text);
   }
   bool typed = false;

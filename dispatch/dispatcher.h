@@ -88,8 +88,8 @@ struct SessionInfo {  // for `workers`
 
 // Of a trigger in this process, over all partitions.
 struct TriggerLimits {
-  TriggerLimits(std::uint32_t in_flight_max = 0, const Rate& begin_max = {},
-                std::uint32_t batch_max = 1)
+  TriggerLimits(std::uint32_t in_flight_max = 0,  // NOLINT: most have a concurrency alone
+                const Rate& begin_max = {}, std::uint32_t batch_max = 1)
       : concurrency(in_flight_max), rate(begin_max), batch(batch_max) {}
 
   std::uint32_t concurrency;  // 0: unlimited

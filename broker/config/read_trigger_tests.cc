@@ -231,8 +231,9 @@ class TestReader {
     const std::vector<JsonMember> members = JsonMembers(root);
     std::string out = "{";
     for (const auto& [name, value] : values) {
-      const bool given = std::any_of(members.begin(), members.end(),
-                                     [&](const JsonMember& member) { return member.name == name; });
+      const bool given =
+          std::any_of(members.begin(), members.end(),
+                      [&key = name](const JsonMember& member) { return member.name == key; });
       if (given) continue;
       if (out.size() > 1) out += ',';
       AppendJsonString(out, name);

@@ -179,7 +179,7 @@ absl::Status Chain::TrimBelow(std::uint64_t position) {
     // One at a time, each durably: a crash must not leave an older one behind a missing one. Until
     // it is gone for good it stays known, so that no trim goes on with the one behind it; one that
     // an earlier trial removed, and could not sync, is not found any more.
-    const absl::Status removed = fs_.Remove(Path(SegmentName(first)));
+    absl::Status removed = fs_.Remove(Path(SegmentName(first)));
     if (!removed.ok() && !absl::IsNotFound(removed)) return removed;
     fs_.Remove(Path(SegmentIndexName(first))).IgnoreError();
     TOCSIN_RETURN_IF_ERROR(fs_.SyncDir(options_.dir));

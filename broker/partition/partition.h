@@ -346,7 +346,7 @@ class Partition {
   //   kFailedPrecondition  the configuration's cannot be removed (T0343); a single instant that
   //                        has passed while paused
   using SchedulesAdded = absl::AnyInvocable<void(std::vector<absl::Status>)>;
-  void AddSchedules(std::vector<NewSchedule> schedules, SchedulesAdded done);
+  void AddSchedules(const std::vector<NewSchedule>& schedules, SchedulesAdded done);
   void ControlSchedule(const std::string& name, ScheduleAction action,
                        absl::AnyInvocable<void(absl::StatusOr<ScheduleInfo>)> done);
   absl::StatusOr<ScheduleInfo> DescribeSchedule(const std::string& name) const;

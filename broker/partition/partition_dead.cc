@@ -63,8 +63,8 @@ void Partition::Impl::Bury(HeldDead dead) {
 void Partition::Impl::ReadForLetter(HeldDead dead, int read_number) {
   const Offset offset = dead.action.candidate.offset;
   ports.journal.Read(options.id, ports.journal.Locate(options.id, offset), kFetchBytes,
-                     [this, dead = std::move(dead), read_number,
-                      guard = std::weak_ptr(alive)](absl::StatusOr<ReadResult> result) mutable {
+                     [this, dead = std::move(dead), read_number, guard = std::weak_ptr(alive)](
+                         const absl::StatusOr<ReadResult>& result) mutable {
                        if (guard.expired()) return;
                        BeginIfNeeded();
                        if (!failed && !result.ok() && read_number < kLetterReadsMax) {

@@ -107,7 +107,7 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
   ports.journal.ReadLetter(
       options.id, found->second.position,
       [this, id, done = std::move(done),
-       guard = std::weak_ptr(alive)](absl::StatusOr<std::string> bytes) mutable {
+       guard = std::weak_ptr(alive)](const absl::StatusOr<std::string>& bytes) mutable {
         if (guard.expired()) return;
         BeginIfNeeded();
         const auto letter = state.letters().find(id);
@@ -184,7 +184,7 @@ void Partition::ReadLetter(const DeliveryId& id,
   }
   impl_->ports.journal.ReadLetter(
       impl_->options.id, found->second.position,
-      [id, done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
+      [id, done = std::move(done)](const absl::StatusOr<std::string>& bytes) mutable {
         done(DecodeStored(id, bytes));
       });
 }

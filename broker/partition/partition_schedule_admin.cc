@@ -102,7 +102,7 @@ absl::Status Partition::Impl::AddSchedule(const NewSchedule& schedule) {
   return absl::OkStatus();
 }
 
-void Partition::AddSchedules(std::vector<NewSchedule> schedules, SchedulesAdded done) {
+void Partition::AddSchedules(const std::vector<NewSchedule>& schedules, SchedulesAdded done) {
   Impl& impl = *impl_;
   std::vector<absl::Status> results;
   results.reserve(schedules.size());

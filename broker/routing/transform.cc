@@ -16,7 +16,7 @@
 namespace tocsin {
 namespace {
 
-absl::Status Cannot(std::string message) { return absl::FailedPreconditionError(message); }
+absl::Status Cannot(const std::string& message) { return absl::FailedPreconditionError(message); }
 
 bool IsFixedAttribute(std::string_view name) {
   return name == "id" || name == "source" || name == "specversion" || name == "data" ||

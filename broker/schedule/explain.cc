@@ -170,6 +170,7 @@ std::vector<Field> FieldsOf(std::string_view cron) {
   const std::vector<std::string_view> texts = SplitBy(cron, " \t");
   std::size_t kind = texts.size() > 5 ? 0 : 1;
   std::vector<Field> fields;
+  fields.reserve(texts.size());
   for (const std::string_view text : texts) fields.push_back({FieldKind(kind++), text});
   return fields;
 }

@@ -11,7 +11,7 @@ namespace tocsin {
 namespace {
 
 constexpr std::chrono::microseconds kTick(1);
-constexpr WallTime kEver(std::chrono::microseconds(std::numeric_limits<std::int64_t>::min()));
+constexpr WallTime kEver{std::chrono::microseconds(std::numeric_limits<std::int64_t>::min())};
 
 }  // namespace
 

@@ -158,7 +158,7 @@ void KafkaGroup::Commit(const KafkaPartition& partition, std::int64_t next, Done
         }
         self->Committed(reinterpret_cast<std::uintptr_t>(commit), KafkaStatus(failed, ""));
       },
-      reinterpret_cast<void*>(number));
+      reinterpret_cast<void*>(number));  // NOLINT: librdkafka carries it
   if (error != RD_KAFKA_RESP_ERR_NO_ERROR) return Committed(number, KafkaStatus(error, ""));
   ports_.lanes.PostAt(ports_.clock.Monotonic() + kCommitWait, [weak = weak_, number] {
     const auto alive = weak.lock();

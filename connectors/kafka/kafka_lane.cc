@@ -487,7 +487,7 @@ void KafkaLane::Connect(const LaneState& restored, Done done) {
     impl->StopReading();
     impl->connect_done = std::move(done);
     const std::uint64_t number = ++impl->connects;
-    impl->client->ports().control.Post([impl, restored = std::move(restored), number] {
+    impl->client->ports().control.Post([impl, restored, number] {
       absl::StatusOr<Impl::Begin> begin =
           impl->IsCancelled() ? absl::CancelledError("cancelled") : impl->Look(restored);
       impl->client->ports().lanes.Post([impl, number, begin = std::move(begin)]() mutable {

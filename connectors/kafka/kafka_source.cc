@@ -106,6 +106,7 @@ class KafkaSource final : public SourceLanes {
   }
   void Tell(const std::set<KafkaPartition>& partitions) {
     std::vector<std::string> keys;
+    keys.reserve(partitions.size());
     for (const KafkaPartition& partition : partitions) keys.push_back(partition.Key());
     ports_.owner.Post([state = state_, keys = std::move(keys)] {
       if (state->on_lanes) state->on_lanes(keys);

@@ -34,7 +34,7 @@ RedisGroup::RedisGroup(const RedisSpec& spec, RedisRecords records, Ports ports)
 absl::Status RedisGroup::FindGroup(const std::string& position) {
   control_->Send({"XINFO", "GROUPS", spec_.key});
   TOCSIN_ASSIGN_OR_RETURN(const RedisReply groups, control_->Receive());
-  const absl::Status status = StatusOf(groups.get(), spec_, "XINFO GROUPS");
+  absl::Status status = StatusOf(groups.get(), spec_, "XINFO GROUPS");
   if (!status.ok() && !absl::IsNotFound(status)) return status;
   for (const redisReply* group : ElementsOf(groups.get())) {
     if (TextOf(FieldOf(group, "name")) == spec_.group) return absl::OkStatus();

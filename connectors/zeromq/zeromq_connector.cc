@@ -131,7 +131,7 @@ std::size_t ZeromqConnector::Add(std::vector<zmq::message_t>& parts, SourceBatch
   std::size_t first = 0;
   if (spec_.socket == ZeromqSocket::kRep) {
     // Before the empty part is who sent it.
-    while (first < parts.size() && parts[first].size() > 0) ++first;
+    while (first < parts.size() && !parts[first].empty()) ++first;
     if (first == parts.size()) return 0;  // no client of `rep`: nothing could be answered
     ++first;
     for (std::size_t i = 0; i < first; ++i) waiting.envelope.push_back(std::move(parts[i]));

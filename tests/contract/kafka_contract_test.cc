@@ -63,12 +63,13 @@ class KafkaRig final : public SourceRig {
     return *connector_;
   }
   void Produce(int count) override {
+    const std::unique_ptr<rd_kafka_topic_t, void (*)(rd_kafka_topic_t*)> topic(
+        rd_kafka_topic_new(producer_.get(), "things", nullptr), rd_kafka_topic_destroy);
     for (int i = 0; i < count; ++i) {
-      const std::string value = "v" + std::to_string(made_++);
-      EXPECT_EQ(rd_kafka_producev(producer_.get(), RD_KAFKA_V_TOPIC("things"),
-                                  RD_KAFKA_V_VALUE(const_cast<char*>(value.data()), value.size()),
-                                  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END),
-                RD_KAFKA_RESP_ERR_NO_ERROR);
+      std::string value = "v" + std::to_string(made_++);
+      EXPECT_EQ(rd_kafka_produce(topic.get(), RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY,
+                                 value.data(), value.size(), nullptr, 0, nullptr),
+                0);
     }
     EXPECT_EQ(rd_kafka_flush(producer_.get(), 10'000), RD_KAFKA_RESP_ERR_NO_ERROR);
   }

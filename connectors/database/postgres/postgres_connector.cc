@@ -185,7 +185,8 @@ absl::StatusOr<PgPosition> PostgresConnector::FindPlace(const LaneState& restore
   return found;
 }
 
-absl::StatusOr<PgPosition> PostgresConnector::Begin(const PgServerFacts& server, PgSlotFacts slot) {
+absl::StatusOr<PgPosition> PostgresConnector::Begin(const PgServerFacts& server,
+                                                    const PgSlotFacts& slot) {
   PgPosition out{.system = server.system,
                  .timeline = server.timeline,
                  .slot = spec_.Slot(),

@@ -50,7 +50,7 @@ class PostgresConnector : public BlockingConnector {
   absl::StatusOr<PgPosition> FindPlace(const LaneState& restored);
   absl::StatusOr<PgPosition> Adopt(const PgVerdict& verdict, const PgServerFacts& server,
                                    PgSlotFacts slot);
-  absl::StatusOr<PgPosition> Begin(const PgServerFacts& server, PgSlotFacts slot);
+  absl::StatusOr<PgPosition> Begin(const PgServerFacts& server, const PgSlotFacts& slot);
   absl::Status StartReading(const PgPosition& position);
   absl::StatusOr<std::unique_ptr<PgLink>> Open(PgLink::Use use);
   bool HasPublication() const;

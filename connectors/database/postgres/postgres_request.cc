@@ -76,6 +76,7 @@ std::vector<LaneStatePut> PgRequestPuts(const std::vector<std::string>& tables,
                                         std::string_view position) {
   const std::string from_start = AskedFromStart();
   std::vector<LaneStatePut> puts;
+  puts.reserve(tables.size() + 1);
   for (const std::string& table : tables) {
     puts.push_back({std::string(kPgTablePrefix) + table, from_start});
   }

@@ -461,6 +461,7 @@ absl::StatusOr<std::vector<std::string>> PgLinkCatalog::PrimaryKey(std::uint32_t
           "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND "
           "a.attnum = ANY(i.indkey) WHERE i.indrelid = {} AND i.indisprimary ORDER BY a.attnum",
           relation)));
+  out.reserve(out.size() + static_cast<std::size_t>(rows.size()));
   for (int i = 0; i < rows.size(); ++i) out.emplace_back(rows.Text(i, 0));
   return out;
 }

@@ -248,7 +248,7 @@ TEST_F(StreamTest, LargeChangesAreHeldBackForTheNextBatch) {
   PgPosition durable;
   Words ids;
   // Each batch by another life, from the position of the one before.
-  for (const std::uint64_t index : {1, 3}) {
+  for (const std::uint64_t index : {1u, 3u}) {
     Open(durable);
     batch_ = SourceBatch();
     bytes_ = 0;
