@@ -66,11 +66,9 @@ function(tocsin_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE tocsin_flags ${ARG_DEPS} fmt::fmt GTest::gtest GTest::gmock
                                         GTest::gtest_main)
-  if(NOT "bench" IN_LIST ARG_LABELS)
-    target_compile_options(${name} PRIVATE ${tocsin_test_options})
-  endif()
+  target_compile_options(${name} PRIVATE ${tocsin_test_options})
   # hiredis defines _FILE_OFFSET_BITS, which these headers were read without.
-  if("bench" IN_LIST ARG_LABELS OR "${ARG_DEPS}" MATCHES "redis|HIREDIS")
+  if("${ARG_DEPS}" MATCHES "redis|HIREDIS")
   elseif("${ARG_DEPS}" MATCHES "tocsin_(server|cli|sdk|proto|local|dispatch_grpc)")
     tocsin_precompile(${name} REUSE_FROM tocsin_grpc_test_headers)
   else()

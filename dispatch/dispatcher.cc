@@ -438,7 +438,7 @@ std::optional<Instant> Dispatcher::Exchange(PartitionId partition,
       impl_->GrantShare(*fp, grants, wakes);
       impl_->WakeWaiters(*fp->function, fp, wakes);
       FunctionState& function = *fp->function;
-      if (function.sessions.empty() && !function.unserved_told &&
+      if (impl_->unserved && function.sessions.empty() && !function.unserved_told &&
           (fp->ready > 0 || function.alone_waiting > 0)) {
         function.unserved_told = true;
         unserved = impl_->unserved;

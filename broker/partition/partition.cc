@@ -76,10 +76,11 @@ void Partition::Impl::EnsureRoom(std::size_t bytes, std::size_t letter_bytes) {
     BeginIfNeeded();
     return;
   }
-  const std::size_t max = std::min(ports.journal.batch_bytes_max(), kBodyTarget + BodySlack());
+  const std::size_t batch_max = ports.journal.batch_bytes_max();
+  const std::size_t max = std::min(batch_max, kBodyTarget + BodySlack());
   const std::size_t held = turn.body.size() + turn.settled_count * 12 + BodySlack();
   // Segments of the dead log may be smaller than those of the log.
-  const std::size_t letters_max = std::min(ports.journal.batch_bytes_max() / 2, kBodyTarget);
+  const std::size_t letters_max = std::min(batch_max / 2, kBodyTarget);
   const bool letters_full = !turn.letters.empty() && turn.letter_bytes + letter_bytes > letters_max;
   if (held + bytes > max || letters_full) Flush();
 }
@@ -189,8 +190,7 @@ void Partition::Impl::Flush() {
   bytes_since_checkpoint += flight.body->size();
   in_flight.push_back(std::move(flight));
   if (stalled) {
-    const absl::Status full =
-        absl::ResourceExhaustedError("the disk is full; send again later with the same id");
+    const absl::Status full = DiskIsFull();
     for (Notify& one : notify) one(full);
     for (Notify& one : notify_written) one(full);
     BeginIfNeeded();

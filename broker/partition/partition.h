@@ -287,6 +287,8 @@ class Partition {
   void AppendLane(LaneBatch batch);
 
   // --- control ---
+  // While there is no room on the disk, what changes something answers kResourceExhausted; see
+  // IsTakenWithoutRoom().
   void ApplyPlan(std::shared_ptr<const RoutePlan> plan);
   // The same triggers but for what the change says; what that costs does not grow with their
   // number. See route_plan.h.

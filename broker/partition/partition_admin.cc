@@ -151,9 +151,10 @@ absl::Status Partition::Impl::Usable() const {
 
 absl::Status Partition::Impl::Writable() const {
   TOCSIN_RETURN_IF_ERROR(Usable());
-  if (stalled || resubmitted)
+  if (stalled || resubmitted) {
     return absl::ResourceExhaustedError(
         "there is no room on the disk: nothing was done; make room and try again");
+  }
   return absl::OkStatus();
 }
 

@@ -97,7 +97,7 @@ void Partition::Impl::OnCatchUpRead(Runtime& runtime, absl::StatusOr<ReadResult>
   }
   if (*trigger->catch_up < next) RecordCatchUp(runtime, next, false);
   // The next read when this is durable: what is under way stays bounded.
-  turn.done.push_back({[let_go](const absl::Status&) { let_go(); }, false, {}});
+  turn.done.push_back({[let_go](const absl::Status&) { let_go(); }});
 }
 
 bool Partition::Impl::CopyMatches(Runtime& runtime, const CatchUpBatch& batch, Offset& next) {

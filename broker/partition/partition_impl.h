@@ -27,6 +27,11 @@
 
 namespace tocsin {
 
+// What a publisher is told while nothing can be appended.
+inline absl::Status DiskIsFull() {
+  return absl::ResourceExhaustedError("the disk is full; send again later with the same id");
+}
+
 struct Partition::Impl {
   // What may be forgotten of a trigger.
   struct Runtime {
@@ -198,9 +203,12 @@ struct Partition::Impl {
   Offset StartForSize(Offset floor) const;
   void Trim();
   void TrimLetters();
-  // `then` when all that the state has so far is durable: it may be at once.
+  // `then` when all that the state has so far is durable: it may be at once. See DurableWaiter.
   void WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then, bool asked = false);
+  std::vector<DurableWaiter> TakeWaiters(const std::function<bool(const DurableWaiter&)>& which);
+  // Nothing can be appended: those who are not to be kept for it are told, and a stop ends.
   void TellNoRoom();
+  // All are told, and all that come later.
   void TellFailed();
   // Whether a read at `offset` is to come again in a moment: the journal answers a publisher before
   // this partition hears that its event is durable, and what was answered must be found.

@@ -284,7 +284,8 @@ void Partition::Impl::Publish(PublishBatch batch) {
     }
     PublishOutcome failure;
     failure.status =
-        status.code() == absl::StatusCode::kResourceExhausted
+        IsTakenWithoutRoom(status) ? DiskIsFull()
+        : absl::IsResourceExhausted(status)
             ? status
             : absl::UnavailableError(fmt::format(
                   "the outcome is not known ({}); send again with the same id", MessageOf(status)));
@@ -294,7 +295,7 @@ void Partition::Impl::Publish(PublishBatch batch) {
     (options.answer_when_written ? turn.notify_written : turn.notify).push_back(std::move(answer));
   } else if (((last_duplicate && *last_duplicate >= durable_end) || delayed_duplicate) &&
              (stalled || resubmitted)) {
-    answer(absl::ResourceExhaustedError("the disk is full; send again later with the same id"));
+    answer(DiskIsFull());
   } else if (delayed_duplicate) {
     WhenDurable(std::move(answer), true);
   } else if (last_duplicate && *last_duplicate >= durable_end) {
@@ -402,7 +403,7 @@ void Partition::Impl::AppendLane(LaneBatch batch) {
       if (have < last || in_flight.empty()) {
         batch.done(absl::OkStatus());
       } else {
-        in_flight.back().done.push_back({std::move(batch.done), false, {}});
+        in_flight.back().done.push_back({std::move(batch.done)});
       }
       return;
     }

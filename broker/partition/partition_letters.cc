@@ -59,9 +59,9 @@ void Partition::Impl::WaitUntilWritten(const OpenLetter& letter,
                                        absl::AnyInvocable<void(const absl::Status&)> then) {
   // Batches become durable in their order, so the last one that is on its way will do.
   if (!turn.empty()) {
-    turn.done.push_back({std::move(then), true, {}});
+    turn.done.push_back({std::move(then), true});
   } else if (!in_flight.empty()) {
-    in_flight.back().done.push_back({std::move(then), true, {}});
+    in_flight.back().done.push_back({std::move(then), true});
   } else {
     then(absl::UnavailableError(
         fmt::format("dead letter {} is being written: try again", FormatDeliveryId(letter.id))));
@@ -143,7 +143,7 @@ void Partition::Impl::Redrive(const DeliveryId& id, absl::AnyInvocable<void(absl
         const std::uint64_t index = record.matches[0].index;
         const Offset offset = AddEvent(record, view, nullptr, open_letter.parked);
         CloseLetter(open_letter, LetterClosedAs::kRedriven, offset, index);
-        turn.done.push_back({std::move(done), true, {}});
+        turn.done.push_back({std::move(done), true});
         ports.wake();
       });
 }
@@ -207,7 +207,7 @@ void Partition::Discard(const DeliveryId& id, absl::AnyInvocable<void(absl::Stat
   impl_->EnsureRoom(64);
   const OpenLetter letter = found->second;
   impl_->CloseLetter(letter, LetterClosedAs::kDiscarded, Offset(), 0);
-  impl_->turn.done.push_back({std::move(done), true, {}});
+  impl_->turn.done.push_back({std::move(done), true});
 }
 
 }  // namespace tocsin

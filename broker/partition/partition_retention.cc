@@ -25,6 +25,12 @@ constexpr int kPressedShare = 5;
 // Less of the log than this (or an eighth of its size) is not worth a checkpoint.
 constexpr std::uint64_t kBehindMost = std::uint64_t{1} << 20;
 constexpr std::size_t kSamplesMax = 4096;
+constexpr absl::string_view kTakenPayload = "tocsin/taken-without-room";
+
+absl::Status JournalFailed() {
+  return absl::UnavailableError(
+      "the journal failed and the broker is stopping: whether it lasts, the next start tells");
+}
 
 }  // namespace
 
@@ -165,17 +171,13 @@ void Partition::Impl::TrimLetters() {
   });
 }
 
-namespace {
-
-constexpr absl::string_view kTakenPayload = "tocsin/taken-without-room";
-
-}  // namespace
-
 void Partition::Impl::WhenDurable(absl::AnyInvocable<void(const absl::Status&)> then, bool asked) {
-  if (!turn.empty()) {
-    turn.done.push_back({std::move(then), asked, {}});
+  if (failed) {
+    then(JournalFailed());
+  } else if (!turn.empty()) {
+    turn.done.push_back({std::move(then), asked});
   } else if (!in_flight.empty()) {
-    in_flight.back().done.push_back({std::move(then), asked, {}});
+    in_flight.back().done.push_back({std::move(then), asked});
   } else {
     then(absl::OkStatus());
   }
@@ -185,25 +187,29 @@ void Partition::OnceDurable(absl::AnyInvocable<void(absl::Status)> then) {
   impl_->WhenDurable(std::move(then), true);
 }
 
-// Who waits is told instead of being kept until there is room; a source is kept, as what it brought
-// is taken and would come twice, unless it or the broker stops. What has to follow when it is
-// durable stays.
-void Partition::Impl::TellNoRoom() {
-  std::vector<DurableWaiter> told;
-  const auto leaves = [this](const DurableWaiter& one) {
-    return closing || one.asked || leaving.contains(one.lane);
-  };
+std::vector<DurableWaiter> Partition::Impl::TakeWaiters(
+    const std::function<bool(const DurableWaiter&)>& which) {
+  std::vector<DurableWaiter> taken;
   const auto take = [&](std::vector<DurableWaiter>& waiters) {
-    const auto last = std::stable_partition(waiters.begin(), waiters.end(), std::not_fn(leaves));
-    std::move(last, waiters.end(), std::back_inserter(told));
-    waiters.erase(last, waiters.end());
+    const auto first = std::stable_partition(waiters.begin(), waiters.end(), std::not_fn(which));
+    std::move(first, waiters.end(), std::back_inserter(taken));
+    waiters.erase(first, waiters.end());
   };
   for (InFlight& flight : in_flight) take(flight.done);
   take(turn.done);
+  return taken;
+}
+
+// A source is kept, as what it brought is taken and would come twice, unless it or the broker
+// stops. What has to follow when it is durable stays.
+void Partition::Impl::TellNoRoom() {
   absl::Status status = absl::ResourceExhaustedError(
       "there is no room on the disk: it is done, and written as soon as there is room, but undone "
       "if the broker ends before; look before you repeat it");
   status.SetPayload(kTakenPayload, absl::Cord());
+  std::vector<DurableWaiter> told = TakeWaiters([this](const DurableWaiter& one) {
+    return closing || one.asked || leaving.contains(one.lane);
+  });
   for (DurableWaiter& one : told) one.then(status);
   if (!closing || !close_done) return;
   auto done = std::exchange(close_done, nullptr);
@@ -212,18 +218,11 @@ void Partition::Impl::TellNoRoom() {
       "again, commands are undone"));
 }
 
-// Nobody is left to wait for what will never be.
 void Partition::Impl::TellFailed() {
-  std::vector<DurableWaiter> told = std::move(turn.done);
-  for (InFlight& flight : in_flight) {
-    std::move(flight.done.begin(), flight.done.end(), std::back_inserter(told));
-    flight.done.clear();
-  }
-  turn.done.clear();
-  const absl::Status status = absl::UnavailableError(
-      "the journal failed and the broker is stopping: whether it lasts, the next start tells");
-  for (DurableWaiter& one : told) one.then(status);
-  for (WaitingFor& one : std::exchange(waiting, {})) one.done(status);
+  std::vector<DurableWaiter> told = TakeWaiters([](const DurableWaiter&) { return true; });
+  for (DurableWaiter& one : told) one.then(JournalFailed());
+  for (WaitingFor& one : std::exchange(waiting, {})) one.done(JournalFailed());
+  if (auto done = std::exchange(close_done, nullptr)) done(JournalFailed());
 }
 
 bool IsTakenWithoutRoom(const absl::Status& status) {

@@ -39,12 +39,13 @@ struct FailedAttemptRef {
   std::uint32_t attempt = 0;
 };
 
-// Told on the executor when a batch is durable, and if it fails. While there is no room on the disk
-// for it only those are told (kResourceExhausted) whom somebody waits for: see TellNoRoom().
+// Told on the executor, once: OK when a batch is durable, kUnavailable if the partition fails.
+// While there is no room on the disk only those are told (kResourceExhausted) whom somebody waits
+// for.
 struct DurableWaiter {
   absl::AnyInvocable<void(const absl::Status&)> then;
   bool asked = false;  // a command waits
-  LaneId lane;         // whose batch it is; its source may be stopped
+  LaneId lane{};       // whose batch it is; its source may be stopped
 };
 
 struct TurnBatch {

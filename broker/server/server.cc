@@ -455,9 +455,8 @@ absl::Status Server::Impl::Drain(Duration within) {
   journal.reset();
   if (!endpoints.grpc.empty()) static_cast<void>(file_system->Remove(kEndpointsFile));
   state.store(ServerState::kStopped);
-  if (!closed.ok()) return closed;
   if (failed.load()) return absl::UnavailableError("the journal failed");
-  return absl::OkStatus();
+  return closed;
 }
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

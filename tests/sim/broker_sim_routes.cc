@@ -16,21 +16,24 @@ void Sim::ChangeApi() {
   ++api_changes_;
   const bool remove = !api_told_.empty() && Chance(30);
   const std::string version = remove ? "" : fmt::format("v{}", random_.Below(5));
-  api_possible_.insert(version);
-  life_->shards.Post(PartitionId(0), [this, version, life = result_.crashes](Partition& partition) {
-    partition.StoreTriggers({{"api", version}}, [this, version, life](const absl::Status& status) {
-      if (life != result_.crashes) return;
-      if (absl::IsResourceExhausted(status)) {  // stored perhaps; asked again some time
-        api_busy_ = false;
-        return;
-      }
-      if (!status.ok()) {
-        if (!storage_->faulty()) Fail(fmt::format("store: {}", MessageOf(status)));
-        return;
-      }
-      api_possible_ = {version};
-      if (!quiet_) TellApi(version);
-    });
+  const bool is_new = api_possible_.insert(version).second;
+  const auto stored = [this, version, is_new, life = result_.crashes](const absl::Status& status) {
+    if (life != result_.crashes) return;
+    const bool taken = IsTakenWithoutRoom(status);
+    if (absl::IsResourceExhausted(status) && !taken) {
+      if (is_new) api_possible_.erase(version);
+      api_busy_ = false;
+      return;
+    }
+    if (!status.ok() && !taken) {
+      if (!storage_->faulty()) Fail(fmt::format("store: {}", MessageOf(status)));
+      return;
+    }
+    if (!taken) api_possible_ = {version};  // else a crash may still undo it
+    if (!quiet_) TellApi(version);
+  };
+  life_->shards.Post(PartitionId(0), [version, stored](Partition& partition) {
+    partition.StoreTriggers({{"api", version}}, stored);
   });
 }
 

@@ -21,17 +21,21 @@ class LaneSinkTest : public ::testing::Test {
   LaneSinkTest() { EXPECT_TRUE(rig_.Start().ok()); }
 
   LaneState Attach(const std::string& name, const std::string& was = "") {
+    absl::StatusOr<LaneState> attached = TryAttach(name, was);
+    if (!attached.ok()) {
+      ADD_FAILURE() << attached.status();
+      return {};
+    }
+    return *std::move(attached);
+  }
+  absl::StatusOr<LaneState> TryAttach(const std::string& name, const std::string& was = "") {
     LaneSink sink(LaneId{name, "key"}, was, *rig_.shards, rig_.owner);
     std::optional<absl::StatusOr<LaneState>> attached;
     sink.Attach(
         {}, [](std::vector<LaneEventRef>, SettledAs) {},
         [&attached](absl::StatusOr<LaneState> state) { attached = std::move(state); });
     rig_.Run();
-    if (!attached || !attached->ok()) {
-      ADD_FAILURE() << (attached ? attached->status().ToString() : "no answer");
-      return {};
-    }
-    return **std::move(attached);
+    return std::move(attached).value_or(absl::DeadlineExceededError("no answer"));
   }
   void Keep(const std::string& name, const std::string& position, const Entries& puts,
             const std::vector<std::string>& erases = {}) {
@@ -92,6 +96,37 @@ TEST_F(LaneSinkTest, DeathDuringTheTakingOverIsFinished) {
   Keep("d", "", {{"x", "1"}});
   Expect(Attach("d", "c"), "5", {{"x", "1"}, {"y", "2"}});
   Expect(Attach("c"), "", {});
+}
+
+// A connector may confirm to the outside what it is told here: not before it is durable.
+TEST_F(LaneSinkTest, WithoutRoomOnTheDiskNobodyIsToldOfWhatIsNotDurable) {
+  Keep("a", "7", {{"x", "1"}});
+  rig_.fs.Fail(SimFileSystem::Call::kWrite, "log", absl::ResourceExhaustedError("ENOSPC"), 1 << 20);
+  LaneBatch batch;
+  batch.lane = LaneId{"a", "key"};
+  batch.position = "8";
+  batch.done = [](const absl::Status&) {};
+  ASSERT_TRUE(rig_.shards->TryAppendLane(PartitionId(0), batch).ok());
+  rig_.Run();
+  for (const auto& [name, was] : {std::pair("a", ""), std::pair("b", "a")}) {
+    EXPECT_EQ(TryAttach(name, was).status().code(), absl::StatusCode::kResourceExhausted) << name;
+  }
+  rig_.fs.ClearFaults();
+  rig_.Advance(std::chrono::seconds(1));
+  Expect(Attach("a"), "8", {{"x", "1"}});
+}
+
+// A stop waits for whoever attaches.
+TEST_F(LaneSinkTest, AfterTheJournalFailedWhoAttachesIsTold) {
+  rig_.fs.Fail(SimFileSystem::Call::kWrite, "log", absl::DataLossError("EIO"), 1 << 20);
+  LaneBatch batch;
+  batch.lane = LaneId{"a", "key"};
+  batch.position = "1";
+  batch.done = [](const absl::Status&) {};
+  ASSERT_TRUE(rig_.shards->TryAppendLane(PartitionId(0), batch).ok());
+  rig_.Run();
+  ASSERT_FALSE(rig_.failure.ok());
+  EXPECT_EQ(TryAttach("a").status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(LaneSinkTest, LaneWithAPositionOfItsOwnLeavesTheOldOneAlone) {
