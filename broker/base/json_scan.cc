@@ -428,33 +428,32 @@ void AppendJsonString(std::string& out, std::string_view text) {
   constexpr std::string_view kHex = "0123456789abcdef";
   const bool utf8 = simdjson::validate_utf8(text.data(), text.size());
   out.push_back('"');
-  for (const char c : text) {
+  std::size_t copied = 0;  // what needs no escape is copied in runs
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
+    const bool plain = byte >= 0x20 && byte != 0x7F && c != '"' && c != '\\';
+    if (plain && (utf8 || byte < 0x80)) continue;
+    out.append(text, copied, i - copied);
+    copied = i + 1;
+    if (plain) {
+      out += "\xEF\xBF\xBD";
+    } else if (c == '"' || c == '\\') {
       out.push_back('\\');
       out.push_back(c);
-    } else if (byte < 0x20 || byte == 0x7F) {
-      switch (c) {
-        case '\n':
-          out += "\\n";
-          break;
-        case '\r':
-          out += "\\r";
-          break;
-        case '\t':
-          out += "\\t";
-          break;
-        default:
-          out += "\\u00";
-          out.push_back(kHex[byte >> 4]);
-          out.push_back(kHex[byte & 15]);
-      }
-    } else if (!utf8 && byte >= 0x80) {
-      out += "\xEF\xBF\xBD";
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\r') {
+      out += "\\r";
+    } else if (c == '\t') {
+      out += "\\t";
     } else {
-      out.push_back(c);
+      out += "\\u00";
+      out.push_back(kHex[byte >> 4]);
+      out.push_back(kHex[byte & 15]);
     }
   }
+  out.append(text, copied);
   out.push_back('"');
 }
 

@@ -291,7 +291,9 @@ absl::Status CheckpointStore::Begin(Request request) {
   }
   write.commit = {write.position, request.replay_from, request.log_synced, delta.epoch.value()};
   std::string body;
-  for (const auto& [key, bytes] : pages) {
+  // Freed as they are taken over: there may be many.
+  for (auto page = pages.begin(); page != pages.end(); page = pages.erase(page)) {
+    const auto& [key, bytes] = *page;
     if (!body.empty() && body.size() + bytes.size() > piece_bytes_) {
       AddBatch(write, kFlagCheckpointPages, delta, body);
       body.clear();
@@ -313,7 +315,7 @@ absl::Status CheckpointStore::Begin(Request request) {
 
 absl::StatusOr<CheckpointStore::Progress> CheckpointStore::Step() {
   Write& write = *write_;
-  const std::string& batch = write.batches[write.next];
+  const std::string batch = std::move(write.batches[write.next]);
   absl::Status status = WriteOne(*write.file, write.position, batch);
   if (status.ok()) status = write.file->SyncData();
   Progress progress{false, batch.size()};

@@ -525,11 +525,14 @@ std::optional<Instant> Partition::Impl::EndTurn() {
       next = std::min(next, now + std::max<Duration>(when - wall, Duration::zero()));
     };
     if (!schedule_dues.empty()) wake(schedule_dues.begin()->first);
-    if (wheel && wheel->armed() > 0) wake(*wheel->NextWake());
+    // The wheel is not looked at before what it gave has fired.
+    const bool due = dynamic_due_next < dynamic_due.size();
+    if (!due && wheel && wheel->armed() > 0) wake(*wheel->NextWake());
     // A run was settled in this turn: what waits for it fires in the next one.
     const bool released = state.has_released_schedules() &&
                           (!schedule_dues.empty() || state.dynamic().schedules() > 0);
-    if (released || DynamicWaits()) next = now;
+    if (due) next = std::min(next, fires_after);
+    if (released || replan_next) next = now;
   }
   if (checkpoint && state.dynamic().snapshot_under_way()) next = now;
   return next;

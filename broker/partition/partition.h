@@ -65,7 +65,9 @@ struct PartitionOptions {
   std::size_t cache_bytes_max = std::size_t{8} << 20;  // event bytes kept for delivery
   std::uint64_t checkpoint_bytes = std::uint64_t{64} << 20;
   Duration checkpoint_every = std::chrono::seconds(60);
-  std::size_t fires_max = 1024;                                 // schedules' fires per turn
+  std::size_t fires_max = 1024;  // schedules' fires per turn
+  // Where very many fire at one instant, publishes and the processor have their turn in between.
+  Duration between_fires = std::chrono::microseconds(500);
   std::uint64_t schedule_bytes_max = std::uint64_t{256} << 20;  // of those by API, delayed events
   std::uint64_t boot_id = 0;  // of the kernel, for @reboot; 0: not known, and that never fires
 };

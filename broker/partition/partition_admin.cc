@@ -125,7 +125,9 @@ void Partition::Impl::FinishOpen(const absl::Status& status) {
     open = true;
     state.SkipTo(opened.next_offset);
     durable_end = state.end();
-    last_checkpoint = last_housekeeping = now;
+    last_housekeeping = now;
+    // Those of the partitions come in turn: what they hold in memory, too.
+    last_checkpoint = now - options.checkpoint_every / options.partitions * options.id.value() / 2;
     for (const Journal::Age& age : ports.journal.Ages(options.id)) {
       if (age.below < durable_end) NoteSample(FromMicros(age.append_time_us), age.below);
     }

@@ -17,6 +17,10 @@ namespace {
 
 // Planning costs about two microseconds each: a turn stays short.
 constexpr std::size_t kPlansPerTurn = 2048;
+// Of different schedules, in all partitions together; a plan of one is not cut by it. With 128 each
+// in four partitions publishes took 14 ms (p99) during 0.3 s, with 32 each 2.8 ms during 0.5 s.
+constexpr std::size_t kFiresPerTurn = 128;
+constexpr std::size_t kFiresPerTurnMin = 8;
 
 // What the table keeps of it: nothing if it is that of a schedule to which nothing special
 // happened.
@@ -85,15 +89,24 @@ void Partition::Impl::RunDynamic(std::size_t fires_left) {
     dynamic_due_next = 0;
     wheel->Advance(wall, dynamic_due);
     // Of one key, in the order of their times.
-    const auto due = [&table](ScheduleTable::Id id) {
-      return table.Has(id) ? std::pair(table.AtOf(id), id) : std::pair(std::int64_t{0}, id);
-    };
-    std::sort(dynamic_due.begin(), dynamic_due.end(),
-              [&due](ScheduleTable::Id a, ScheduleTable::Id b) { return due(a) < due(b); });
+    due_order.clear();
+    for (const ScheduleTable::Id id : dynamic_due) {
+      due_order.emplace_back(table.Has(id) ? table.AtOf(id) : 0, id);
+    }
+    std::sort(due_order.begin(), due_order.end());
+    for (std::size_t i = 0; i < due_order.size(); ++i) dynamic_due[i] = due_order[i].second;
   }
-  for (; dynamic_due_next < dynamic_due.size() && fires_left > 0; ++dynamic_due_next) {
-    fires_left -= std::min(fires_left, FireDynamic(dynamic_due[dynamic_due_next], fires_left));
+  // Not with each commit that wakes us.
+  if (now < fires_after) return;
+  const std::size_t most = std::max(kFiresPerTurn / options.partitions, kFiresPerTurnMin);
+  std::size_t fired = 0;
+  for (; dynamic_due_next < dynamic_due.size() && fires_left > 0 && fired < most;
+       ++dynamic_due_next) {
+    const std::size_t one = FireDynamic(dynamic_due[dynamic_due_next], fires_left);
+    fires_left -= std::min(fires_left, one);
+    fired += one;
   }
+  if (dynamic_due_next < dynamic_due.size()) fires_after = now + options.between_fires;
 }
 
 // The id may have another meaning by now.
@@ -116,8 +129,9 @@ std::size_t Partition::Impl::FireDynamic(ScheduleTable::Id id, std::size_t fires
 
 std::string Partition::Impl::DynamicEvent(ScheduleTable::Id id, WallTime nominal) const {
   const ScheduleTable& table = state.dynamic();
+  const std::string encoded = table.HeadOf(id);
   EventView head;
-  if (!ParseEvent(table.HeadOf(id), head).ok()) return {};
+  if (!ParseEvent(encoded, head).ok()) return {};
   EventBuilder builder(fmt::format("{}/{}", table.NameOf(id), FormatRfc3339(nominal)), head.source,
                        head.type);
   const auto put = [&builder](std::string_view name, WallTime time) {

@@ -469,6 +469,8 @@ struct Partition::Impl {
   std::optional<TimingWheel> wheel;  // of the schedule table's ids, once opened
   std::vector<ScheduleTable::Id> dynamic_due;
   std::size_t dynamic_due_next = 0;
+  Instant fires_after{};  // the next of `dynamic_due` do
+  std::vector<std::pair<std::int64_t, ScheduleTable::Id>> due_order;  // scratch
   std::optional<ScheduleTable::Id> replan_next;  // of the recurring ones, planned in pieces
   std::int64_t last_command_us = 0;              // of the fires by command: each has its instant
   absl::flat_hash_map<std::string, std::uint64_t> overdue_told;  // by schedule: the run's offset

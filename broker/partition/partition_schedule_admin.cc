@@ -273,7 +273,7 @@ ScheduleInfo Partition::Impl::Describe(ScheduleTable::Id id) const {
     if (ParseEvent(info.head, view).ok()) info.name = fmt::format("{} {}", view.source, view.id);
   } else {
     info.name = std::string(table.NameOf(id));
-    info.head = std::string(table.HeadOf(id));
+    info.head = table.HeadOf(id);
     info.data = std::string(table.DataOf(id));
     info.text_data = table.IsTextData(id);
   }
@@ -460,7 +460,7 @@ void Partition::Impl::RaiseScheduleEvent(std::string_view name, std::string_view
   const bool no_triggers =
       plan == nullptr || plan->table == nullptr || (plan->triggers.empty() && overlay == nullptr);
   if (no_triggers || !SchedulesRun()) return;
-  EventBuilder builder(fmt::format("{}/{}/{}", name, what, key), fmt::format("/schedules/{}", name),
+  EventBuilder builder(fmt::format("{}/{}/{}", name, what, key), ScheduleSource(name),
                        fmt::format("dev.tocsin.schedule.{}", what));
   const auto seconds = std::chrono::floor<std::chrono::seconds>(wall);
   builder.Timestamp("time", seconds.time_since_epoch().count(),

@@ -15,8 +15,36 @@
 namespace tocsin {
 namespace {
 
-constexpr std::size_t kEntryOverhead = 64;  // what an entry takes beside its texts
+constexpr std::size_t kEntryOverhead = 64;   // what an entry takes beside its texts
+constexpr std::size_t kBodyBytesMin = 4096;  // data of this size are kept beside the page
 constexpr std::uint32_t kFormsMax = 1U << 26;
+
+// Of io.cloudevents.v1.CloudEvent.
+constexpr std::uint32_t kEventId = 1;
+constexpr std::uint32_t kEventSource = 2;
+
+// `head` without its id, and without its source if that is `source`; as it is if it is malformed.
+// `names_source` tells whether a source is left.
+std::string FormHead(std::string_view head, std::string_view source, bool& names_source) {
+  std::string kept;
+  names_source = false;
+  WireReader reader(head);
+  while (!reader.AtEnd()) {
+    const std::size_t begin = reader.position();
+    std::uint32_t field = 0;
+    WireType type{};
+    std::string_view value;
+    if (!reader.ReadTag(field, type) ||
+        !(type == WireType::kBytes ? reader.ReadBytes(value) : reader.Skip(type))) {
+      return std::string(head);
+    }
+    const bool named = field == kEventSource && !source.empty() && value == source;
+    if (field == kEventId || named) continue;
+    names_source = names_source || field == kEventSource;
+    kept.append(head.substr(begin, reader.position() - begin));
+  }
+  return kept;
+}
 
 WallTime ToTime(std::int64_t us) { return WallTime(std::chrono::microseconds(us)); }
 
@@ -29,6 +57,8 @@ std::string DelayedName(const Hash128& identity) {
   return name;
 }
 
+std::string ScheduleSource(std::string_view name) { return fmt::format("/schedules/{}", name); }
+
 bool IsDelayedName(std::string_view name) { return !name.empty() && name.front() == '\0'; }
 
 ScheduleTable::ScheduleTable()
@@ -38,11 +68,10 @@ ScheduleTable::ScheduleTable()
   forms_.front()->refs = 1;
 }
 
-ScheduleTable::~ScheduleTable() {
-  for (const auto& page : pages_) {
-    if (page == nullptr) continue;
-    for (Entry& entry : page->entries) delete[] entry.text;
-  }
+std::uint64_t ScheduleTable::text_bytes_held() const {
+  std::uint64_t held = 0;
+  for (const auto& page : pages_) held += page == nullptr ? 0 : page->text_bytes_max;
+  return held;
 }
 
 std::optional<ScheduleTable::Id> ScheduleTable::Find(std::string_view name) const {
@@ -58,16 +87,23 @@ bool ScheduleTable::Has(Id id) const {
 }
 
 std::string_view ScheduleTable::NameOf(Id id) const {
-  const char* text = At(id).text;
+  const char* text = pages_[id / kPageEntries]->texts.get() + At(id).text;
   return {text + 1, static_cast<std::uint8_t>(text[0])};
 }
 
 std::string_view ScheduleTable::DataOf(Id id) const {
-  const Entry& entry = At(id);
-  return {entry.text + 1 + static_cast<std::uint8_t>(entry.text[0]), entry.data_bytes};
+  if (HasBody(id)) return bodies_.at(id);
+  const std::string_view name = NameOf(id);
+  return {name.data() + name.size(), At(id).data_bytes};
 }
 
-std::string_view ScheduleTable::HeadOf(Id id) const { return forms_[At(id).form]->head; }
+std::string ScheduleTable::HeadOf(Id id) const {
+  const Form& form = *forms_[At(id).form];
+  std::string head;
+  PutField(head, kEventId, NameOf(id));
+  if (!form.names_source) PutField(head, kEventSource, ScheduleSource(NameOf(id)));
+  return head + form.head;
+}
 std::string_view ScheduleTable::RuleOf(Id id) const { return forms_[At(id).form]->rule; }
 std::int64_t ScheduleTable::AtOf(Id id) const { return At(id).at_us; }
 bool ScheduleTable::IsRecurring(Id id) const { return At(id).recurring != 0; }
@@ -139,11 +175,7 @@ ScheduleTable::Entry& ScheduleTable::Occupy(Id id) {
   const std::uint32_t number = id / kPageEntries;
   // A page that a snapshot wants is there, if empty: it is written as one that is gone.
   if (pages_[number] == nullptr) pages_[number] = std::make_unique<Page>();
-  Entry& entry = Change(id);
-  Page& page = *pages_[number];
-  page.used |= 1U << (id % kPageEntries);
-  if (page.used == 0xffffffffU) open_pages_.erase(number);
-  return entry;
+  return Change(id);
 }
 
 std::uint32_t ScheduleTable::FormFor(std::string_view rule, std::string_view head) {
@@ -166,11 +198,12 @@ void ScheduleTable::PutForm(std::uint32_t index, std::string_view rule, std::str
   forms_[index] = std::make_unique<Form>();
   Form& form = *forms_[index];
   form.rule = std::string(rule);
-  form.head = std::string(head);
+  form.head = FormHead(head, "", form.names_source);
   const absl::StatusOr<ScheduleSpec> spec = DecodeRule(rule);
   form.keeps_last_fire = spec.ok() && spec->overlap == OverlapPolicy::kCancelPrevious;
-  form_numbers_.insert(index);
-  bytes_ += rule.size() + head.size() + kEntryOverhead;
+  // What a checkpoint of an older form tells apart by the id only may be here already.
+  if (!form_numbers_.contains(FormKey{form.rule, form.head})) form_numbers_.insert(index);
+  bytes_ += form.rule.size() + form.head.size() + kEntryOverhead;
 }
 
 void ScheduleTable::Release(std::uint32_t index) {
@@ -182,24 +215,68 @@ void ScheduleTable::Release(std::uint32_t index) {
   dirty_forms_.insert(index);
 }
 
-void ScheduleTable::SetText(Entry& entry, std::string_view name, std::string_view data) {
+bool ScheduleTable::IsBody(std::size_t data_bytes) { return data_bytes >= kBodyBytesMin; }
+
+std::size_t ScheduleTable::TextBytes(const Page& page, const Entry& entry) {
+  return 1 + static_cast<std::uint8_t>(page.texts[entry.text]) +
+         (IsBody(entry.data_bytes) ? 0 : entry.data_bytes);
+}
+
+// Leaves out what is gone and makes room. With little to spare: this is where the memory goes, and
+// a text that is allocated alone takes 32 bytes at least.
+void ScheduleTable::Repack(Page& page, std::size_t room) {
+  std::size_t kept = 0;
+  for (std::uint32_t slot = 0; slot < kPageEntries; ++slot) {
+    if ((page.used >> slot & 1U) != 0) kept += TextBytes(page, page.entries[slot]);
+  }
+  const std::size_t most = kept + room + (kept + room) / 16;
+  std::unique_ptr<char[]> texts(new char[most]);
+  std::uint32_t at = 0;
+  for (std::uint32_t slot = 0; slot < kPageEntries; ++slot) {
+    if ((page.used >> slot & 1U) == 0) continue;
+    Entry& entry = page.entries[slot];
+    const std::size_t size = TextBytes(page, entry);
+    std::memcpy(texts.get() + at, page.texts.get() + entry.text, size);
+    entry.text = at;
+    at += static_cast<std::uint32_t>(size);
+  }
+  page.texts = std::move(texts);
+  page.text_bytes = at;
+  page.text_bytes_max = static_cast<std::uint32_t>(most);
+  page.text_bytes_gone = 0;
+}
+
+// Of an entry that is new: it is in use from here on.
+void ScheduleTable::SetText(Id id, std::string_view name, std::string_view data) {
   TOCSIN_CHECK(!name.empty() && name.size() <= kScheduleNameBytesMax && data.size() < 1U << 31);
-  entry.text = new char[1 + name.size() + data.size()];
-  entry.text[0] = static_cast<char>(name.size());
-  std::memcpy(entry.text + 1, name.data(), name.size());
-  if (!data.empty()) std::memcpy(entry.text + 1 + name.size(), data.data(), data.size());
+  Page& page = *pages_[id / kPageEntries];
+  Entry& entry = page.entries[id % kPageEntries];
+  const std::string_view inside = IsBody(data.size()) ? std::string_view() : data;
+  const std::size_t bytes = 1 + name.size() + inside.size();
+  if (page.text_bytes + bytes > page.text_bytes_max) Repack(page, bytes);
+  entry.text = page.text_bytes;
   entry.data_bytes = static_cast<std::uint32_t>(data.size());
+  char* text = page.texts.get() + entry.text;
+  *text++ = static_cast<char>(name.size());
+  text = std::copy(name.begin(), name.end(), text);
+  std::copy(inside.begin(), inside.end(), text);
+  page.text_bytes += static_cast<std::uint32_t>(bytes);
+  if (IsBody(data.size())) bodies_[id] = std::string(data);
+  page.used |= 1U << (id % kPageEntries);
+  if (page.used == 0xffffffffU) open_pages_.erase(id / kPageEntries);
   bytes_ += name.size() + data.size() + kEntryOverhead;
 }
 
 ScheduleTable::Id ScheduleTable::Set(const ScheduleDefinition& definition) {
   if (const std::optional<Id> known = Find(definition.name)) Remove(*known);
-  const std::uint32_t form = FormFor(definition.rule, definition.head);
+  bool names_source = false;
+  const std::uint32_t form = FormFor(
+      definition.rule, FormHead(definition.head, ScheduleSource(definition.name), names_source));
   ++forms_[form]->refs;
   const Id id = NewId();
   TakeBodyFirst(id);  // that of the entry that was here
   Entry& entry = Occupy(id);
-  SetText(entry, definition.name, definition.data);
+  SetText(id, definition.name, definition.data);
   entry.at_us = definition.at_us;
   entry.decided_us = definition.decided_us;
   entry.form = form & (kFormsMax - 1);
@@ -220,17 +297,23 @@ void ScheduleTable::Remove(Id id) {
   if (HasBody(id)) dirty_bodies_.insert(id);
   Entry& entry = Change(id);
   names_.erase(id);
-  bytes_ -= static_cast<std::uint8_t>(entry.text[0]) + entry.data_bytes + kEntryOverhead;
+  bytes_ -= NameOf(id).size() + entry.data_bytes + kEntryOverhead;
   --size_;
   if (entry.form == kNoForm) --delayed_;
   Release(entry.form);
-  delete[] entry.text;
+  const std::uint32_t number = id / kPageEntries;
+  Page& page = *pages_[number];
+  page.text_bytes_gone += static_cast<std::uint32_t>(TextBytes(page, entry));
   entry = Entry();
   extras_.erase(id);
-  const std::uint32_t number = id / kPageEntries;
-  pages_[number]->used &= ~(1U << (id % kPageEntries));
+  bodies_.erase(id);
+  page.used &= ~(1U << (id % kPageEntries));
   open_pages_.insert(number);
-  if (pages_[number]->used == 0) pages_[number].reset();
+  if (page.used == 0) {
+    pages_[number].reset();
+  } else if (page.text_bytes_gone > page.text_bytes_max / 2) {
+    Repack(page, 0);
+  }
 }
 
 void ScheduleTable::SetPaused(Id id, bool paused) { Change(id).paused = paused ? 1 : 0; }

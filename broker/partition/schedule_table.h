@@ -47,6 +47,9 @@ inline constexpr std::size_t kScheduleNameBytesMax = 128;
 std::string DelayedName(const Hash128& identity);
 bool IsDelayedName(std::string_view name);
 
+// The source of a schedule's events, if it is given no other.
+std::string ScheduleSource(std::string_view name);
+
 // What a schedule is made of.
 struct ScheduleDefinition {
   std::string_view name;
@@ -65,7 +68,6 @@ class ScheduleTable {
   using Id = std::uint32_t;
 
   ScheduleTable();
-  ~ScheduleTable();
   ScheduleTable(const ScheduleTable&) = delete;
   ScheduleTable& operator=(const ScheduleTable&) = delete;
 
@@ -86,7 +88,7 @@ class ScheduleTable {
   // Of ids that it has, all below:
   std::string_view NameOf(Id id) const;
   std::string_view DataOf(Id id) const;
-  std::string_view HeadOf(Id id) const;
+  std::string HeadOf(Id id) const;  // with the name as id
   std::string_view RuleOf(Id id) const;
   std::int64_t AtOf(Id id) const;
   bool IsRecurring(Id id) const;
@@ -108,6 +110,7 @@ class ScheduleTable {
   std::size_t schedules() const { return size_ - delayed_; }
   std::size_t delayed() const { return delayed_; }
   std::uint64_t bytes() const { return bytes_; }  // of names, data and forms
+  std::uint64_t text_bytes_held() const;          // what the pages have allocated for texts
 
   // --- checkpoints ---
   void BeginSnapshot(bool every);
@@ -124,7 +127,6 @@ class ScheduleTable {
   static constexpr std::uint32_t kNoForm = 0;  // that of delayed events
 
   struct Entry {
-    char* text = nullptr;    // name length u8, name, data
     std::int64_t at_us = 0;  // recurring: the anchor
     std::int64_t decided_us = 0;
     std::uint32_t form : 26;
@@ -132,6 +134,7 @@ class ScheduleTable {
     std::uint32_t paused : 1;
     std::uint32_t text_data : 1;
     std::uint32_t unused : 3;
+    std::uint32_t text = 0;  // where it begins in its page's texts
     std::uint32_t data_bytes = 0;
     std::uint32_t fired = 0;  // of a delayed one: its hops
     std::uint32_t skipped = 0;
@@ -140,7 +143,12 @@ class ScheduleTable {
   };
   struct Page {
     std::uint32_t used = 0;  // bits
+    std::uint32_t text_bytes = 0;
+    std::uint32_t text_bytes_max = 0;
+    std::uint32_t text_bytes_gone = 0;  // of `text_bytes`, of entries that were removed
     std::array<Entry, kPageEntries> entries;
+    // One behind the other, also of entries that are gone: name length u8, name, data but bodies.
+    std::unique_ptr<char[]> texts;
   };
   // What few have.
   struct Extra {
@@ -153,6 +161,7 @@ class ScheduleTable {
     std::string head;
     std::uint32_t refs = 0;
     bool keeps_last_fire = false;
+    bool names_source = false;                       // `head` has one; else it is ScheduleSource()
     mutable std::shared_ptr<const Schedule> parsed;  // if it will do for every name
   };
   struct FormKey {
@@ -200,9 +209,12 @@ class ScheduleTable {
   void Use(std::uint32_t form);
   void Release(std::uint32_t form);
   void PutForm(std::uint32_t index, std::string_view rule, std::string_view head);
-  void SetText(Entry& entry, std::string_view name, std::string_view data);
+  static bool IsBody(std::size_t data_bytes);  // kept beside the page, for its size
+  static std::size_t TextBytes(const Page& page, const Entry& entry);
+  static void Repack(Page& page, std::size_t room);
+  void SetText(Id id, std::string_view name, std::string_view data);
   void TakePage(std::uint32_t number, CheckpointDelta& delta);
-  bool HasBody(Id id) const;  // kept beside the page, for its size
+  bool HasBody(Id id) const;
   void TakeBody(Id id, CheckpointDelta& delta);
   void TakeBodyFirst(Id id);
   std::string EncodePage(const Page& page, std::uint32_t number) const;
@@ -213,6 +225,7 @@ class ScheduleTable {
   std::set<std::uint32_t> open_pages_;  // with room
   absl::flat_hash_set<Id, NameHash, NameEqual> names_;
   absl::flat_hash_map<Id, Extra> extras_;
+  absl::flat_hash_map<Id, std::string> bodies_;
   std::vector<std::unique_ptr<Form>> forms_;  // null: free
   std::set<std::uint32_t> free_forms_;
   absl::flat_hash_set<std::uint32_t, FormHash, FormEqual> form_numbers_;

@@ -16,7 +16,6 @@ constexpr std::uint32_t kFormTable = 9;
 constexpr std::uint32_t kEntryTable = 10;
 constexpr std::uint32_t kBodyTable = 11;
 
-constexpr std::size_t kBodyBytesMin = 4096;  // data of this size are kept beside the page
 constexpr std::size_t kPartBytes = std::size_t{200} << 10;
 constexpr int kPartBits = 8;
 constexpr std::size_t kEntryBytes = 64;  // of an entry's form on disk beside its texts, at most
@@ -40,7 +39,7 @@ bool ScheduleTable::OwnsTable(std::uint32_t table) {
   return table >= kFormTable && table <= kBodyTable;
 }
 
-bool ScheduleTable::HasBody(Id id) const { return At(id).data_bytes >= kBodyBytesMin; }
+bool ScheduleTable::HasBody(Id id) const { return IsBody(At(id).data_bytes); }
 
 void ScheduleTable::BeginSnapshot(bool every) {
   if (every) {
@@ -122,10 +121,8 @@ std::string ScheduleTable::EncodePage(const Page& page, std::uint32_t number) co
   std::string out;
   std::size_t size = 0;
   for (std::uint32_t slot = 0; slot < kPageEntries; ++slot) {
-    const Entry& entry = page.entries[slot];
-    if (entry.text == nullptr) continue;
-    size += kEntryBytes + static_cast<std::uint8_t>(entry.text[0]);
-    if (entry.data_bytes < kBodyBytesMin) size += entry.data_bytes;
+    if ((page.used >> slot & 1U) == 0) continue;
+    size += kEntryBytes + TextBytes(page, page.entries[slot]);
   }
   out.reserve(size);
   for (std::uint32_t slot = 0; slot < kPageEntries; ++slot) {
@@ -133,7 +130,7 @@ std::string ScheduleTable::EncodePage(const Page& page, std::uint32_t number) co
     const Id id = number * kPageEntries + slot;
     const Entry& entry = page.entries[slot];
     const auto extra = extras_.find(id);
-    const bool body = entry.data_bytes >= kBodyBytesMin;
+    const bool body = IsBody(entry.data_bytes);
     PutVarint(out, slot);
     PutVarint(out, (entry.recurring != 0 ? kRecurring : 0) | (entry.paused != 0 ? kPaused : 0) |
                        (entry.text_data != 0 ? kTextData : 0) | (body ? kBody : 0) |
@@ -156,6 +153,7 @@ std::string ScheduleTable::EncodePage(const Page& page, std::uint32_t number) co
     PutBytes(out, unfired);
     PutVarint(out, extra->second.last_fire ? extra->second.last_fire->value() + 1 : 0);
   }
+  out.shrink_to_fit();  // of a million schedules it is kept until the checkpoint is written
   return out;
 }
 
@@ -197,12 +195,13 @@ absl::Status ScheduleTable::LoadEntries(std::uint32_t number, std::string_view b
     const bool body = (flags & kBody) != 0;
     whole = whole && (body ? reader.ReadVarint(body_bytes) && body_bytes < 1U << 26
                            : reader.ReadBytes(data));
+    whole = whole && (!body || IsBody(body_bytes)) && (body || !IsBody(data.size()));
     if (!whole) return Malformed(kEntryTable, number);
     const Id id = number * kPageEntries + static_cast<std::uint32_t>(slot);
     if (Has(id) || Find(name)) return Malformed(kEntryTable, number);
     Entry& entry = Occupy(id);
     const std::string empty(body ? body_bytes : 0, '\0');
-    SetText(entry, name, body ? std::string_view(empty) : data);
+    SetText(id, name, body ? std::string_view(empty) : data);
     entry.at_us = static_cast<std::int64_t>(at);
     entry.decided_us = static_cast<std::int64_t>(decided);
     entry.form = static_cast<std::uint32_t>(form) & ((1U << 26) - 1);
@@ -244,8 +243,7 @@ absl::Status ScheduleTable::LoadBody(std::uint64_t page, std::string_view bytes)
   if (at >= entry.data_bytes || bytes.size() != std::min(kPartBytes, entry.data_bytes - at)) {
     return Malformed(kBodyTable, page);
   }
-  std::copy(bytes.begin(), bytes.end(),
-            entry.text + 1 + static_cast<std::uint8_t>(entry.text[0]) + at);
+  bodies_.at(id).replace(at, bytes.size(), bytes);
   --bodies_missing_;
   ++saved_bodies_[id];
   return absl::OkStatus();

@@ -1,9 +1,13 @@
 #include "broker/routing/json_tokens.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 #include <simdjson.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "broker/base/check.h"
@@ -19,21 +23,34 @@ constexpr std::size_t kKeptBytesMax = 256 * 1024;
 constexpr std::ptrdiff_t kPlainDigitsMax = 200;
 
 bool IsSpace(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-bool IsDigit(char c) { return static_cast<unsigned char>(c - '0') < 10; }
 
-// Eight at a time; there are eight bytes to read behind every text.
+// Of the token that begins at `begin`, without the white space before the next one.
+const char* EndOfToken(const char* begin, const char* next) {
+  while (next > begin && IsSpace(next[-1])) --next;
+  return next;
+}
+
+// There are kReadAhead bytes to read behind every text.
+constexpr std::size_t kReadAhead = 16;
+static_assert(simdjson::SIMDJSON_PADDING >= kReadAhead);
+
+#if defined(__SSE2__)
 const char* PassDigits(const char* at) {
   while (true) {
-    std::uint64_t bytes = 0;
-    std::memcpy(&bytes, at, sizeof bytes);
-    const bool all = (bytes & 0xF0F0F0F0F0F0F0F0) == 0x3030303030303030 &&
-                     ((bytes + 0x0606060606060606) & 0xF0F0F0F0F0F0F0F0) == 0x3030303030303030;
-    if (!all) break;
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    const __m128i value = _mm_sub_epi8(bytes, _mm_set1_epi8('0'));
+    const __m128i is_digit = _mm_cmpeq_epi8(_mm_min_epu8(value, _mm_set1_epi8(9)), value);
+    const unsigned others = ~static_cast<unsigned>(_mm_movemask_epi8(is_digit)) & 0xFFFF;
+    if (others != 0) return at + std::countr_zero(others);
     at += sizeof bytes;
   }
-  while (IsDigit(*at)) ++at;
+}
+#else
+const char* PassDigits(const char* at) {
+  while (static_cast<unsigned char>(*at - '0') < 10) ++at;
   return at;
 }
+#endif
 
 bool IsNumber(const char* begin, const char* end) {
   const char* at = begin;
@@ -115,15 +132,9 @@ bool JsonTokens::Begin(std::string_view json) {
   return count_ > 0 && places_[count_] == json.size();
 }
 
-const char* JsonTokens::EndOf(const char* begin) const {
-  const char* end = text_ + places_[next_ + 1];
-  while (end > begin && IsSpace(end[-1])) --end;
-  return end;
-}
-
 bool JsonTokens::String(std::string_view& inside, bool& escaped) {
   const char* const begin = text_ + places_[next_] + 1;
-  const char* const end = EndOf(begin) - 1;
+  const char* const end = EndOfToken(begin, text_ + places_[next_ + 1]) - 1;
   // The first stage proved that the string ends, and only space is between its end and what comes.
   if (end < begin || *end != '"') return false;
   inside = {begin, static_cast<std::size_t>(end - begin)};
@@ -139,26 +150,9 @@ bool JsonTokens::String(std::string_view& inside, bool& escaped) {
 
 bool JsonTokens::Word(std::string_view& word) {
   const char* const begin = text_ + places_[next_];
-  const char* const end = EndOf(begin);
+  const char* const end = EndOfToken(begin, text_ + places_[next_ + 1]);
   if (!IsWord(begin, end)) return false;
   word = {begin, static_cast<std::size_t>(end - begin)};
-  ++next_;
-  return true;
-}
-
-bool JsonTokens::PassString() {
-  if (!has_escapes_) {
-    ++next_;
-    return true;
-  }
-  std::string_view inside;
-  bool escaped = false;
-  return String(inside, escaped);
-}
-
-bool JsonTokens::PassWord() {
-  const char* const begin = text_ + places_[next_];
-  if (!IsWord(begin, EndOf(begin))) return false;
   ++next_;
   return true;
 }
@@ -167,41 +161,53 @@ bool JsonTokens::Skip(std::size_t depth_max) {
   std::array<char, kJsonDepthMax> open;  // the brackets that close what is open
   std::size_t depth = 0;
   depth_max = std::min(depth_max, open.size());
-  bool value = true;  // one must come now, after a name if it is a member
+  const char* const text = text_;
+  const std::uint32_t* at = places_ + next_;
+  const std::uint32_t* const end = places_ + count_;
+  const auto pass_string = [this, &at] {
+    if (!has_escapes_) {
+      ++at;
+      return true;
+    }
+    std::string_view inside;
+    bool escaped = false;
+    next_ = static_cast<std::uint32_t>(at - places_);
+    if (!String(inside, escaped)) return false;
+    at = places_ + next_;
+    return true;
+  };
   while (true) {
-    if (value && depth > 0 && open[depth - 1] == '}') {
-      if (First() != '"' || !PassString() || !Take(':')) return false;
+    if (depth > 0 && open[depth - 1] == '}') {
+      if (text[*at] != '"' || !pass_string() || text[*at] != ':') return false;
+      ++at;
     }
-    if (value) {
-      value = false;
-      switch (First()) {
-        case '{':
-        case '[': {
-          if (depth == depth_max) return false;
-          const char close = First() == '{' ? '}' : ']';
-          ++next_;
-          if (First() == close) {
-            ++next_;
-            break;
-          }
-          open[depth++] = close;
-          value = true;
-          continue;
-        }
-        case '"':
-          if (!PassString()) return false;
-          break;
-        default:
-          if (at_end() || !PassWord()) return false;
+    const char first = text[*at];
+    if (first == '"') {
+      if (!pass_string()) return false;
+    } else if (first == '{' || first == '[') {
+      if (depth == depth_max) return false;
+      const char close = first == '{' ? '}' : ']';
+      ++at;
+      if (text[*at] != close) {
+        open[depth++] = close;
+        continue;
       }
-    }
-    if (depth == 0) return true;
-    if (Take(',')) {
-      value = true;
-    } else if (Take(open[depth - 1])) {
-      --depth;
+      ++at;
     } else {
-      return false;
+      if (at == end || !IsWord(text + *at, EndOfToken(text + *at, text + at[1]))) return false;
+      ++at;
+    }
+    // Behind a value: the next one, or the ends of what it was in.
+    while (true) {
+      if (depth == 0) {
+        next_ = static_cast<std::uint32_t>(at - places_);
+        return true;
+      }
+      const char next = text[*at];
+      if (next != ',' && next != open[depth - 1]) return false;
+      ++at;
+      if (next == ',') break;
+      --depth;
     }
   }
 }

@@ -48,11 +48,6 @@ class JsonTokens {
  private:
   struct Parser;
 
-  [[nodiscard]] bool PassString();
-  [[nodiscard]] bool PassWord();
-  // Of the token that begins at `begin`, without the white space behind it.
-  const char* EndOf(const char* begin) const;
-
   std::unique_ptr<Parser> parser_;
   const char* text_ = nullptr;
   const std::uint32_t* places_ = nullptr;  // one more than count_: the text's end, where a 0 is

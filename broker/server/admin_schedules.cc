@@ -104,9 +104,8 @@ absl::Status CheckName(const std::string& name) {
 
 absl::Status SetEvent(const v1::Schedule& schedule, const EventLimits& limits, NewSchedule& added) {
   const std::string& name = schedule.name();
-  EventBuilder builder(
-      name, schedule.source().empty() ? fmt::format("/schedules/{}", name) : schedule.source(),
-      schedule.type().empty() ? "dev.tocsin.timer.fired" : schedule.type());
+  EventBuilder builder(name, schedule.source().empty() ? ScheduleSource(name) : schedule.source(),
+                       schedule.type().empty() ? "dev.tocsin.timer.fired" : schedule.type());
   if (!schedule.subject().empty()) builder.Attribute("subject", schedule.subject());
   for (const auto& [key, value] : std::map<std::string, std::string>(schedule.attributes().begin(),
                                                                      schedule.attributes().end())) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -37,6 +38,7 @@ constexpr Duration kPollEvery = std::chrono::milliseconds(10);
 constexpr Duration kSupervisorEndsWithin = std::chrono::seconds(5);
 constexpr Duration kListenerEndsWithin = std::chrono::seconds(2);
 constexpr auto kCloseWithin = std::chrono::seconds(60);
+constexpr int kRoutesNice = 10;
 
 // How many partitions the data directory has; nullopt if it is new, or unreadable (which opening
 // the journal reports).
@@ -193,6 +195,9 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
   dispatcher = std::make_unique<Dispatcher>(*shards, *shards);
   shards->SetDispatcher(*dispatcher);
   builder = std::make_unique<ThreadExecutor>("routes", clock);
+  // Compiling 100,000 triggers anew gives way to events and to whoever changes another one. What
+  // refuses that is no reason not to start.
+  builder->Post([] { (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kRoutesNice); });
   asker = std::make_unique<ThreadExecutor>("asker", clock);
   registry = std::make_unique<TriggerRegistry>(
       TriggerRegistry::Ports{.shards = *shards, .dispatcher = *dispatcher, .builder = *builder});

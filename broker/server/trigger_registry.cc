@@ -1,7 +1,7 @@
 #include "broker/server/trigger_registry.h"
 
 #include <algorithm>
-#include <span>
+#include <cstdint>
 #include <utility>
 
 #include "broker/base/check.h"
@@ -57,12 +57,6 @@ void TriggerRegistry::Change(const std::vector<TriggerConfig>& put,
   if (overlay_->triggers.size() > kOverlayMax) PostRebuild();
 }
 
-const RoutePlan& TriggerRegistry::PlanOf(std::uint32_t number, std::uint32_t& route) const {
-  const auto base = static_cast<std::uint32_t>(base_->triggers.size());
-  route = number < base ? number : number - base;
-  return number < base ? *base_ : *overlay_;
-}
-
 std::vector<PlannedRoute> TriggerRegistry::Routes() const {
   const MutexLock lock(mutex_);
   std::vector<std::uint32_t> numbers;
@@ -86,13 +80,13 @@ void TriggerRegistry::PostRebuild() {
   });
 }
 
-// Compiled outside of the lock; what was changed meanwhile stays in the overlay.
+// Compiled outside of the lock, which changes of single triggers wait for; what was changed
+// meanwhile stays in the overlay.
 void TriggerRegistry::Rebuild() {
   std::vector<std::uint32_t> from;
-  std::vector<RouteSpec> routes;
-  auto plan = std::make_shared<RoutePlan>();
+  std::shared_ptr<const RoutePlan> old_base;
+  std::shared_ptr<const RoutePlan> old_overlay;
   std::uint64_t resets = 0;
-  std::size_t overlaid = 0;
   {
     const MutexLock lock(mutex_);
     if (overlay_ == nullptr) {  // there was a reset since this was posted
@@ -100,20 +94,31 @@ void TriggerRegistry::Rebuild() {
       return;
     }
     resets = resets_;
-    overlaid = overlay_->triggers.size();
+    old_base = base_;
+    old_overlay = overlay_;
+    from.reserve(in_force_.size());
     for (const auto& [name, number] : in_force_) from.push_back(number);
-    std::sort(from.begin(), from.end());
-    for (const std::uint32_t number : from) {
-      std::uint32_t route = 0;
-      const RoutePlan& old = PlanOf(number, route);
-      routes.push_back(old.table->route(route));
-      plan->triggers.push_back(old.triggers[route]);
-      plan->numbers.push_back(old.numbers[route]);
-    }
-    plan->schedules = base_->schedules;
-    plan->generation = base_->generation;
   }
+  std::sort(from.begin(), from.end());
+  const auto base_size = static_cast<std::uint32_t>(old_base->triggers.size());
+  const auto overlaid = static_cast<std::uint32_t>(old_overlay->triggers.size());
+  const auto new_size = static_cast<std::uint32_t>(from.size());
+  std::vector<std::uint32_t> moved(base_size + overlaid, UINT32_MAX);
+  std::vector<RouteSpec> routes;
+  auto plan = std::make_shared<RoutePlan>();
+  for (std::uint32_t i = 0; i < new_size; ++i) {
+    moved[from[i]] = i;
+    const RoutePlan& old = from[i] < base_size ? *old_base : *old_overlay;
+    const std::uint32_t route = from[i] < base_size ? from[i] : from[i] - base_size;
+    routes.push_back(old.table->route(route));
+    plan->triggers.push_back(old.triggers[route]);
+    plan->numbers.push_back(old.numbers[route]);
+  }
+  plan->schedules = old_base->schedules;
+  plan->generation = old_base->generation;
   plan->table = RouteTable::Build(std::move(routes));
+  auto rebase = std::make_shared<PlanRebase>();
+  rebase->base = plan;
 
   const MutexLock lock(mutex_);
   rebuilding_ = false;
@@ -121,34 +126,51 @@ void TriggerRegistry::Rebuild() {
     if (overlay_ != nullptr && overlay_->triggers.size() > kOverlayMax) PostRebuild();
     return;
   }
-  auto rebase = std::make_shared<PlanRebase>();
-  rebase->base = plan;
-  const auto old_base = static_cast<std::uint32_t>(base_->triggers.size());
-  const auto new_base = static_cast<std::uint32_t>(plan->triggers.size());
   if (overlay_->triggers.size() > overlaid) {
     auto overlay = std::make_shared<RoutePlan>();
     std::vector<RouteSpec> late;
     overlay->generation = plan->generation;
-    for (std::size_t i = overlaid; i < overlay_->triggers.size(); ++i) {
-      late.push_back(overlay_->table->route(static_cast<std::uint32_t>(i)));
+    for (std::uint32_t i = overlaid; i < overlay_->triggers.size(); ++i) {
+      late.push_back(overlay_->table->route(i));
       overlay->triggers.push_back(overlay_->triggers[i]);
       overlay->numbers.push_back(overlay_->numbers[i]);
+      from.push_back(base_size + i);
     }
     overlay->table = RouteTable::Build(std::move(late));
     rebase->overlay = std::move(overlay);
   }
-  absl::flat_hash_map<std::uint32_t, std::uint32_t> moved;
-  for (std::uint32_t i = 0; i < new_base; ++i) moved[from[i]] = i;
-  for (std::size_t i = overlaid; i < overlay_->triggers.size(); ++i) {
-    const auto number = static_cast<std::uint32_t>(old_base + i);
-    moved[number] = new_base + static_cast<std::uint32_t>(i - overlaid);
-    from.push_back(number);
+  for (auto& [name, number] : in_force_) {
+    number = number < moved.size() ? moved[number]
+                                   : new_size + (number - static_cast<std::uint32_t>(moved.size()));
+    TOCSIN_CHECK(number != UINT32_MAX, "trigger `{}` is in no plan", name);
   }
-  for (auto& [name, number] : in_force_) number = moved.at(number);
   rebase->from = std::move(from);
-  base_ = plan;
+  base_ = std::move(plan);
   overlay_ = rebase->overlay;
   ports_.shards.RebasePlan(std::move(rebase));
+  FreeWhenUnused(std::move(old_base));
+}
+
+// A large plan takes its time to be freed, too: not on a shard's thread.
+void TriggerRegistry::FreeWhenUnused(std::shared_ptr<const RoutePlan> plan) {
+  struct Used {
+    Used(std::weak_ptr<bool> guard_in, Executor& builder_in)
+        : guard(std::move(guard_in)), builder(builder_in) {}
+    ~Used() {
+      if (!guard.expired()) builder.Post([plan = std::move(plan)] {});
+    }
+    Used(const Used&) = delete;
+    Used& operator=(const Used&) = delete;
+
+    const std::weak_ptr<bool> guard;
+    Executor& builder;
+    std::shared_ptr<const RoutePlan> plan;
+  };
+  const auto used = std::make_shared<Used>(alive_, ports_.builder);
+  used->plan = std::move(plan);
+  for (std::uint32_t id = 0; id < ports_.shards.partition_count(); ++id) {
+    ports_.shards.Post(PartitionId(id), [used](Partition&) {});
+  }
 }
 
 }  // namespace tocsin

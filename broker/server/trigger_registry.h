@@ -51,8 +51,7 @@ class TriggerRegistry {
  private:
   void PostRebuild() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Rebuild();
-  const RoutePlan& PlanOf(std::uint32_t number, std::uint32_t& route) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FreeWhenUnused(std::shared_ptr<const RoutePlan> plan);
 
   const Ports ports_;
   mutable Mutex mutex_;

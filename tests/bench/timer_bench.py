@@ -5,8 +5,9 @@
               from an instant to the arrival of its durable event at a worker
   million     resident memory with a million armed; processor time while nothing happens
   burst       100,000 at one instant: until the last is durable; publishes meanwhile
-  cold        from a publish to the function's first instruction: a command, a native worker of
-              ours, a Python worker, none of which is running
+  cold        from a publish to the function's first instruction: `exec` of a shell and of
+              Python; `run` of a native worker of ours (`tocsin work`) and of a Python worker, none
+              of which is running: both load gRPC and attach
 
 Prints a row of JSON per figure: row (of the list of targets), case, ours, peer (the floor or what
 else is known), ratio, unit. Run it on a quiet machine; TOCSIN and TOCSIN_PROTOS are needed (see
@@ -159,6 +160,7 @@ def burst(directory, count):
             have = ends()
             if have - before - len(load.times) >= count - 1:
                 break
+            PAUSE.wait(0.01)  # asking costs the broker something, too
         took = time.time() - due
         since = time.monotonic() - took
         times = load.end()
@@ -189,7 +191,7 @@ def cold(directory, name, function, rounds, told):
             times.append((at - began) / 1e6)
             eventually(lambda: broker.books().pending == 0)
             PAUSE.wait(2.5 if "run" in function else 0.05)  # its workers have ended
-        floor = 15 if name != "python" else 60
+        floor = 60 if "ython" in name else 15
         row("T16", "%s, p50 of %d" % (name, rounds), statistics.median(times[1:]), floor, "floor",
             "ms")
         row("T16", "%s, worst" % name, max(times[1:]), None, None, "ms")
@@ -218,10 +220,15 @@ def colds(make, rounds):
     cold(folder, "exec", "    exec: { command: [/bin/sh, -c, %s] }\n" % json.dumps(note), rounds,
          note_of(folder))
     folder = make()
+    script = ("import os, time; open(%r, 'a').write('%%s %%d\\n' %% "
+              "(os.environ['CE_ID'], time.time_ns()))" % os.path.join(folder, "notes"))
+    cold(folder, "exec of python3", "    exec: { command: [/usr/bin/python3, -c, %s] }\n"
+         % json.dumps(script), rounds, note_of(folder))
+    folder = make()
     note = "echo $CE_ID $(date +%%s%%N) >> %s/notes" % folder
-    command = [os.environ["TOCSIN"], "work", "--function", "job", "--", "/bin/sh", "-c", note]
-    cold(folder, "native worker", "    run: { command: %s, idle: 1s }\n" % json.dumps(command),
-         rounds, note_of(folder))
+    command = [os.environ["TOCSIN"], "work", "job", "--", "/bin/sh", "-c", note]
+    cold(folder, "run of a native worker",
+         "    run: { command: %s, idle: 1s }\n" % json.dumps(command), rounds, note_of(folder))
     folder = make()
     script = os.path.join(folder, "worker.py")
     with open(script, "w", encoding="utf-8") as out:
@@ -231,8 +238,9 @@ def colds(make, rounds):
                   "    with open(%r, 'a') as notes:\n"
                   "        notes.write('%%s %%d\\n' %% (event.id, now))\n"
                   "worker.run()\n" % os.path.join(folder, "notes"))
-    cold(folder, "python", "    run: { command: [/usr/bin/python3, -B, %s], idle: 1s }\n" % script,
-         rounds, note_of(folder))
+    cold(folder, "run of a Python worker",
+         "    run: { command: [/usr/bin/python3, -B, %s], idle: 1s }\n" % script, rounds,
+         note_of(folder))
 
 
 def main():
@@ -246,6 +254,7 @@ def main():
         made = []
 
         def make():
+            os.sync()  # what others left to write is not to be in the way
             made.append(os.path.join(root, str(len(made))))
             os.mkdir(made[-1])
             return made[-1]

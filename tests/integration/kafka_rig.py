@@ -41,9 +41,11 @@ listener.name.ssl.ssl.keystore.location={dir}/server.pem
 listener.name.ssl.ssl.truststore.type=PEM
 listener.name.ssl.ssl.truststore.location={dir}/ca.pem
 listener.name.ssl.ssl.client.auth=required
-sasl.enabled.mechanisms=PLAIN
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
 listener.name.sasl_plaintext.plain.sasl.jaas.config=\
 org.apache.kafka.common.security.plain.PlainLoginModule required user_ann="hunter2";
+listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=\
+org.apache.kafka.common.security.scram.ScramLoginModule required;
 log.dirs={dir}/kraft
 auto.create.topics.enable=false
 num.partitions=1
@@ -121,7 +123,7 @@ class Kafka:
                                         controller=free_port(), dir=self.dir))
         self.process = None
         self._run("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c",
-                  self.properties)
+                  self.properties, "-S", "SCRAM-SHA-512=[name=bob,password=swordfish]")
         self.start()
 
     @property

@@ -291,17 +291,23 @@ def test_records_that_expired_unread_are_refused_and_passed_if_asked(make, kafka
     assert status(broker, "gap/0")["skipped"] == 15
 
 
-def test_login_by_sasl_and_what_is_wrong_is_told_without_the_password(make, kafka, client):
-    client.create("sasl")
-    client.numbers("sasl", [1])
+@pytest.mark.parametrize("mechanism, user, wrong, right", [
+    ("PLAIN", "ann", "hunter3", "hunter2"),
+    ("SCRAM-SHA-512", "bob", "hunter2", "swordfish")])
+def test_login_by_sasl_and_what_is_wrong_is_told_without_the_password(
+        make, kafka, client, mechanism, user, wrong, right):
+    topic = "sasl-" + mechanism
+    client.create(topic)
+    client.numbers(topic, [1])
     address = "127.0.0.1:%d" % kafka.sasl_port
-    login = "topics: [sasl], sasl: { mechanism: PLAIN, user: ann, password: %s }"
-    broker = make(rest=source(kafka, login % "hunter3", address=address), shim=False).start()
+    login = ("topics: [%s], sasl: { mechanism: %s, user: %s, password: %%s }"
+             % (topic, mechanism, user))
+    broker = make(rest=source(kafka, login % wrong, address=address), shim=False).start()
     stands(broker, "", "uthentication")
-    broker.set_config(source(kafka, login % "hunter2", address=address))
+    broker.set_config(source(kafka, login % right, address=address))
     assert broker.run("reload").returncode == 0
     assert values(holds_events(broker, 1)) == [1]
-    assert "hunter" not in broker.log()
+    assert wrong not in broker.log() and right not in broker.log()
 
 
 def test_tls_with_a_certificate_of_ours_and_what_is_wrong_is_told(make, kafka, client):

@@ -1,6 +1,7 @@
 // Schedules by command or API, events published for later, backfills, and the events that tell of
 // schedules: what a partition makes of them, also across crashes.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -166,6 +167,29 @@ TEST(PartitionDynamicTest, WhatADownTimeMissedFollowsThePolicyAndAOneShotIsMadeU
   EXPECT_THAT(rig.DrainAll(), testing::UnorderedElementsAre("once/" + rig.Instant(10 * kASecond),
                                                             "tick/" + rig.Instant(100 * kASecond)));
   EXPECT_EQ(rig.Show("tick")->skipped, 4u);
+}
+
+TEST(PartitionDynamicTest, ManyAtOneInstantLeaveOthersTheirTurnInBetween) {
+  DynamicRig rig(false);
+  rig.partition_options.between_fires = kASecond;
+  ASSERT_TRUE(rig.Start().ok());
+  rig.Attach();
+  const WallTime at = rig.After(10 * kASecond);
+  for (int i = 0; i < 300; ++i) {
+    ASSERT_TRUE(rig.Add(DynamicRig::Once(fmt::format("once-{}", i), at)).ok());
+  }
+  // What is due meanwhile comes behind them, and does not hurry them.
+  ASSERT_TRUE(rig.Add(DynamicRig::Once("later", rig.After(10 * kASecond + kASecond / 2))).ok());
+  rig.Advance(10 * kASecond);
+  EXPECT_EQ(rig.DrainAll().size(), 128u);
+  rig.Run();
+  EXPECT_THAT(rig.DrainAll(), IsEmpty());
+  rig.Advance(kASecond);
+  EXPECT_EQ(rig.DrainAll().size(), 128u);
+  rig.Advance(kASecond);
+  const std::vector<std::string> rest = rig.DrainAll();
+  ASSERT_EQ(rest.size(), 45u);
+  EXPECT_THAT(rest.back(), HasSubstr("later/"));
 }
 
 TEST(PartitionDynamicTest, NamesAreUniqueAlsoAmongTheConfigurations) {

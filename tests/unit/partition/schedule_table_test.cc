@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 
+#include "broker/base/event.h"
 #include "broker/base/random.h"
 #include "broker/schedule/rule.h"
 
@@ -20,11 +21,21 @@ std::string Every(std::string_view period) {
   return EncodeRule(spec);
 }
 
+std::string Head(std::string_view name, std::string_view source, std::string_view type) {
+  EventBuilder builder(name, source, type);
+  builder.Attribute("subject", "s");
+  return std::move(builder).Encode();
+}
+std::string Head(std::string_view name, std::string_view type = "head") {
+  return Head(name, ScheduleSource(name), type);
+}
+
 ScheduleTable::Id Add(ScheduleTable& table, std::string_view name, std::string_view data = "") {
   ScheduleDefinition definition;
   definition.name = name;
   definition.at_us = 5;
-  definition.head = "head";
+  const std::string head = Head(name);
+  definition.head = head;
   definition.data = data;
   return table.Set(definition);
 }
@@ -67,7 +78,7 @@ TEST(ScheduleTableTest, FindsWhatWasSetUntilItIsRemoved) {
   const ScheduleTable::Id b = Add(table, "b");
   EXPECT_EQ(table.Find("a"), a);
   EXPECT_EQ(table.DataOf(a), "data of a");
-  EXPECT_EQ(table.HeadOf(b), "head");
+  EXPECT_EQ(table.HeadOf(b), Head("b"));
   EXPECT_EQ(table.schedules(), 2u);
   table.Remove(a);
   EXPECT_FALSE(table.Find("a").has_value());
@@ -78,6 +89,52 @@ TEST(ScheduleTableTest, FindsWhatWasSetUntilItIsRemoved) {
   table.Remove(a);
   table.Remove(b);
   EXPECT_EQ(table.bytes(), 0u);
+}
+
+TEST(ScheduleTableTest, KeepsOnceWhatDiffersByTheNameOnly) {
+  ScheduleTable table;
+  (void)Add(table, "first");
+  const std::uint64_t with_form = table.bytes();
+  ScheduleTable::Id id = 0;
+  for (int i = 0; i < 100; ++i) id = Add(table, fmt::format("job-{:03}", i));
+  EXPECT_EQ(table.HeadOf(id), Head("job-099"));
+  EXPECT_EQ(table.bytes() - with_form, 100u * (64 + 7)) << "no form of their own";
+  // A source of its own, even if another schedule is named so, is not made from the name.
+  const std::string head = Head("other", ScheduleSource("first"), "head");
+  ScheduleDefinition definition;
+  definition.name = "other";
+  definition.head = head;
+  id = table.Set(definition);
+  EXPECT_EQ(table.HeadOf(id), head);
+  CheckpointDelta delta;
+  table.BeginSnapshot(true);
+  while (!table.NextPages(SIZE_MAX, delta)) {
+  }
+  Pages pages;
+  Merge(pages, delta);
+  EXPECT_EQ(std::count_if(pages.begin(), pages.end(),
+                          [](const auto& page) { return page.first.first == 9; }),
+            2)
+      << "forms";
+  ScheduleTable again;
+  Load(pages, again);
+  EXPECT_EQ(Contents(again), Contents(table));
+}
+
+TEST(ScheduleTableTest, GivesTheMemoryBackOfWhatIsGone) {
+  ScheduleTable table;
+  const std::string large(4000, 'd');
+  for (int round = 0; round < 3; ++round) {
+    std::vector<ScheduleTable::Id> ids;
+    for (int i = 0; i < 3200; ++i) ids.push_back(Add(table, fmt::format("{}-{}", round, i), large));
+    // One of each page stays.
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (i % 32 != 7) table.Remove(ids[i]);
+    }
+    EXPECT_LE(table.text_bytes_held(), 3 * table.bytes());
+    for (int i = 0; i < 3000; ++i) (void)Add(table, fmt::format("small-{}-{}", round, i));
+    EXPECT_LE(table.text_bytes_held(), 3 * table.bytes());
+  }
 }
 
 TEST(ScheduleTableTest, DelayedEventsAreNoSchedules) {
@@ -103,7 +160,8 @@ TEST(ScheduleTableTest, KeepsTheStateOfARecurringOne) {
   ScheduleDefinition definition;
   definition.name = "tick";
   definition.rule = rule;
-  definition.head = "head";
+  const std::string head = Head("tick");
+  definition.head = head;
   definition.at_us = 1'000'000;
   definition.decided_us = 1'000'000;
   const ScheduleTable::Id id = table.Set(definition);
@@ -141,7 +199,10 @@ TEST(ScheduleTableTest, ASnapshotInPiecesIsTheTableAsItWasAtItsBegin) {
           definition.name = name;
           definition.at_us = static_cast<std::int64_t>(random.Below(1000));
           definition.rule = rules[random.Below(rules.size())];
-          definition.head = random.Below(2) == 0 ? "head" : "other";
+          const std::string head = random.Below(3) == 0   ? Head(name, "/other", "head")
+                                   : random.Below(2) == 0 ? Head(name)
+                                                          : Head(name, "other");
+          definition.head = head;
           definition.data = data;
           (void)table.Set(definition);
           break;
