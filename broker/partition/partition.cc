@@ -532,7 +532,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
     const bool released = state.has_released_schedules() &&
                           (!schedule_dues.empty() || state.dynamic().schedules() > 0);
     if (due) next = std::min(next, fires_after);
-    if (released || replan_next) next = now;
+    if (released || replan_next || !dynamic_released.empty()) next = now;
   }
   if (checkpoint && state.dynamic().snapshot_under_way()) next = now;
   return next;

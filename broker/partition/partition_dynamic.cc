@@ -68,20 +68,26 @@ void Partition::Impl::ReplanDynamic() {
   if (state.dynamic().schedules() > 0) replan_next = 0;
 }
 
-bool Partition::Impl::DynamicWaits() const {
-  return replan_next.has_value() || dynamic_due_next < dynamic_due.size();
-}
-
 void Partition::Impl::RunDynamic(std::size_t fires_left) {
   if (!wheel) return;
   ScheduleTable& table = state.dynamic();
+  const auto plan_one = [&](ScheduleTable::Id id) {
+    if (!table.Has(id) || !table.IsRecurring(id) || table.IsPaused(id)) return;
+    fires_left -= std::min(fires_left, PlanRecurring(id, fires_left, false));
+  };
+  std::size_t looked_at = 0;
+  while (looked_at < dynamic_released.size() && fires_left > 0) {
+    plan_one(dynamic_released[looked_at++]);
+  }
+  dynamic_released.erase(dynamic_released.begin(),
+                         dynamic_released.begin() + static_cast<std::ptrdiff_t>(looked_at));
   for (std::size_t planned = 0; replan_next && planned < kPlansPerTurn && fires_left > 0;
        ++planned) {
     const ScheduleTable::Id id = (*replan_next)++;
     if (id >= table.end()) {
       replan_next.reset();
-    } else if (table.Has(id) && table.IsRecurring(id) && !table.IsPaused(id)) {
-      fires_left -= std::min(fires_left, PlanRecurring(id, fires_left, false));
+    } else {
+      plan_one(id);
     }
   }
   if (dynamic_due_next == dynamic_due.size()) {
@@ -100,8 +106,10 @@ void Partition::Impl::RunDynamic(std::size_t fires_left) {
   if (now < fires_after) return;
   const std::size_t most = std::max(kFiresPerTurn / options.partitions, kFiresPerTurnMin);
   std::size_t fired = 0;
-  for (; dynamic_due_next < dynamic_due.size() && fires_left > 0 && fired < most;
-       ++dynamic_due_next) {
+  // Those that are skipped cost a plan each, too.
+  for (std::size_t tried = 0; dynamic_due_next < dynamic_due.size() && fires_left > 0 &&
+                              fired < most && tried < kPlansPerTurn;
+       ++dynamic_due_next, ++tried) {
     const std::size_t one = FireDynamic(dynamic_due[dynamic_due_next], fires_left);
     fires_left -= std::min(fires_left, one);
     fired += one;

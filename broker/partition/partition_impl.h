@@ -248,8 +248,7 @@ struct Partition::Impl {
 
   // --- partition_dynamic.cc: schedules by command or API, delayed events ---
   void LoadDynamic();
-  void ReplanDynamic();       // every recurring one, in pieces
-  bool DynamicWaits() const;  // there is something to do at once
+  void ReplanDynamic();  // every recurring one, in pieces
   void RunDynamic(std::size_t fires_left);
   std::size_t FireDynamic(ScheduleTable::Id id, std::size_t fires_max);  // how many fired
   std::size_t PlanRecurring(ScheduleTable::Id id, std::size_t fires_max, bool paused);
@@ -470,6 +469,8 @@ struct Partition::Impl {
   std::vector<ScheduleTable::Id> dynamic_due;
   std::size_t dynamic_due_next = 0;
   Instant fires_after{};  // the next of `dynamic_due` do
+  // Whose runs were settled: what waits for them may fire. Not behind a burst.
+  std::vector<ScheduleTable::Id> dynamic_released;
   std::vector<std::pair<std::int64_t, ScheduleTable::Id>> due_order;  // scratch
   std::optional<ScheduleTable::Id> replan_next;  // of the recurring ones, planned in pieces
   std::int64_t last_command_us = 0;              // of the fires by command: each has its instant

@@ -121,6 +121,7 @@ void Partition::Impl::RunSchedules() {
     replan_next.reset();
     dynamic_due.clear();
     dynamic_due_next = 0;
+    dynamic_released.clear();
     return;
   }
   if (!SchedulesRun()) return;
@@ -138,7 +139,7 @@ void Partition::Impl::RunSchedules() {
     const auto found = schedule_numbers.find(name);
     if (found == schedule_numbers.end()) {
       const auto id = dynamic.Find(name);
-      if (id && dynamic.IsRecurring(*id)) dynamic_due.push_back(*id);
+      if (id && dynamic.IsRecurring(*id)) dynamic_released.push_back(*id);
       continue;
     }
     if (!schedules[found->second].state.waiting.empty()) PlanScheduleAt(found->second, wall);

@@ -38,7 +38,7 @@ constexpr Duration kPollEvery = std::chrono::milliseconds(10);
 constexpr Duration kSupervisorEndsWithin = std::chrono::seconds(5);
 constexpr Duration kListenerEndsWithin = std::chrono::seconds(2);
 constexpr auto kCloseWithin = std::chrono::seconds(60);
-constexpr int kRoutesNice = 10;
+constexpr int kRoutesNice = 5;
 
 // How many partitions the data directory has; nullopt if it is new, or unreadable (which opening
 // the journal reports).

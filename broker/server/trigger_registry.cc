@@ -17,11 +17,13 @@ constexpr std::size_t kOverlayMax = 256;
 void TriggerRegistry::Reset(std::shared_ptr<const RoutePlan> plan, bool post) {
   const MutexLock lock(mutex_);
   ++resets_;
-  base_ = std::move(plan);
+  std::shared_ptr<const RoutePlan> old = std::exchange(base_, std::move(plan));
   overlay_.reset();
   in_force_.clear();
   for (std::uint32_t i = 0; i < base_->triggers.size(); ++i) in_force_[base_->triggers[i].name] = i;
-  if (post) ports_.shards.ApplyPlan(base_);
+  if (!post) return;
+  ports_.shards.ApplyPlan(base_);
+  FreeWhenUnused(std::move(old));
 }
 
 void TriggerRegistry::Change(const std::vector<TriggerConfig>& put,
@@ -149,6 +151,8 @@ void TriggerRegistry::Rebuild() {
   overlay_ = rebase->overlay;
   ports_.shards.RebasePlan(std::move(rebase));
   FreeWhenUnused(std::move(old_base));
+  // So much was changed meanwhile.
+  if (overlay_ != nullptr && overlay_->triggers.size() > kOverlayMax) PostRebuild();
 }
 
 // A large plan takes its time to be freed, too: not on a shard's thread.

@@ -9,6 +9,9 @@
               Python; `run` of a native worker of ours (`tocsin work`) and of a Python worker, none
               of which is running: both load gRPC and attach
 
+  scale       no worker of a `run` function, 60 events at once of a tenth of a second each, four
+              workers at most: to the first event, to the last, and until all workers are gone
+
 Prints a row of JSON per figure: row (of the list of targets), case, ours, peer (the floor or what
 else is known), ratio, unit. Run it on a quiet machine; TOCSIN and TOCSIN_PROTOS are needed (see
 tests/bench/CMakeLists.txt).
@@ -115,6 +118,14 @@ def lateness(directory, armed, fires, loaded):
         return late
     finally:
         broker.end()
+
+
+def histogram(case, late):
+    """How many were at most so late, in milliseconds."""
+    edges = [0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100]
+    for edge in edges:
+        row("T11", "%s, at most %g ms late" % (case, edge),
+            sum(one <= edge for one in late) / len(late), None, None, "share")
 
 
 def million(directory, count):
@@ -230,23 +241,64 @@ def colds(make, rounds):
     cold(folder, "run of a native worker",
          "    run: { command: %s, idle: 1s }\n" % json.dumps(command), rounds, note_of(folder))
     folder = make()
+    cold(folder, "run of a Python worker",
+         "    run: { command: %s, idle: 1s }\n" % json.dumps(python_worker(folder, "")), rounds,
+         note_of(folder))
+
+
+def python_worker(folder, then):
+    """The command of a worker that notes when it began with an event."""
     script = os.path.join(folder, "worker.py")
     with open(script, "w", encoding="utf-8") as out:
         out.write("import time\nfrom tocsin import Worker\nworker = Worker('bench')\n"
                   "@worker.function('job')\ndef job(event):\n"
                   "    now = time.time_ns()\n"
                   "    with open(%r, 'a') as notes:\n"
-                  "        notes.write('%%s %%d\\n' %% (event.id, now))\n"
-                  "worker.run()\n" % os.path.join(folder, "notes"))
-    cold(folder, "run of a Python worker",
-         "    run: { command: [/usr/bin/python3, -B, %s], idle: 1s }\n" % script, rounds,
-         note_of(folder))
+                  "        notes.write('%%s %%d\\n' %% (event.id, now))\n%s"
+                  "worker.run()\n" % (os.path.join(folder, "notes"), then))
+    return ["/usr/bin/python3", "-B", script]
+
+
+def scale(folder, events=60):
+    command = json.dumps(python_worker(folder, "    time.sleep(0.1)\n"))
+    rest = ("functions:\n  job:\n    run: { command: %s, max: 4, idle: 1s }\n"
+            "triggers:\n  all:\n    filters: [ { exact: { type: test.event } } ]\n"
+            "    function: job\n" % command)
+    broker = Broker(folder, rest, shim=False, partitions=4).start()
+    try:
+        def workers():
+            listed = broker.call("Admin/ListWorkers", b"", message("ListWorkersResponse"))
+            return len(listed.workers)
+
+        for burst in range(2):
+            assert workers() == 0
+            began = time.time_ns()
+            broker.publish_raw(request([event("e%d-%d" % (burst, i)) for i in range(events)]))
+            most = 0
+            deadline = time.monotonic() + 60
+            while broker.books().acked < events * (burst + 1):
+                most = max(most, workers())
+                assert time.monotonic() < deadline, "not all were done"
+            done = time.time_ns()
+            with open(os.path.join(folder, "notes"), encoding="ascii") as lines:
+                starts = [line.split() for line in lines if line.startswith("e%d-" % burst)]
+            assert len(starts) == events == len({one for one, _ in starts}), "each ran once"
+            eventually(lambda: workers() == 0)
+            gone = time.time_ns()
+            case = "60 events at once, no worker, 4 at most (burst %d): " % (burst + 1)
+            row("T16", case + "to the first event",
+                (min(int(at) for _, at in starts) - began) / 1e6, None, None, "ms")
+            row("T16", case + "to the last settled", (done - began) / 1e9, None, None, "s")
+            row("T16", case + "workers at once", most, None, None, "workers")
+            row("T16", case + "until none is left", (gone - began) / 1e9, None, None, "s")
+    finally:
+        broker.end()
 
 
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--dir", default=".")
-    arguments.add_argument("--only", default="lateness,burst,million,cold")
+    arguments.add_argument("--only", default="lateness,burst,million,cold,scale")
     arguments.add_argument("--scale", type=float, default=1.0)
     arguments.add_argument("-o", "--output")
     given = arguments.parse_args()
@@ -266,12 +318,15 @@ def main():
                 row("T11", case + ", p50", percentile(late, 0.5), None, None, "ms")
                 row("T11", case + ", p99", percentile(late, 0.99), 5, "floor", "ms")
                 row("T11", case + ", worst", max(late), None, None, "ms")
+                histogram(case, late)
         if "burst" in given.only:
             burst(make(), int(100_000 * given.scale))
         if "million" in given.only:
             million(make(), int(1_000_000 * given.scale) // 50_000 * 50_000)
         if "cold" in given.only:
             colds(make, max(3, int(15 * given.scale)))
+        if "scale" in given.only:
+            scale(make())
     if given.output:
         with open(given.output, "w", encoding="utf-8") as out:
             json.dump(ROWS, out, indent=1)
