@@ -10,7 +10,6 @@ TOCSIN_PROTOS (see tests/bench/CMakeLists.txt).
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -20,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import fault_rig  # noqa: E402
 from fault_rig import Broker, event, message  # noqa: E402
-from timer_bench import ROWS, percentile, row  # noqa: E402
+from timer_bench import percentile, row, write_rows  # noqa: E402
 
 FLOOR_MS = 5
 ALONE = 200
@@ -91,9 +90,7 @@ def main():
                 assert not matched["without-" + name], (name, matched["without-" + name])
         finally:
             broker.end()
-    if given.output:
-        with open(given.output, "w", encoding="utf-8") as out:
-            json.dump(ROWS, out, indent=1)
+    write_rows(given.output)
     return 0
 
 

@@ -44,6 +44,12 @@ def row(name, case, ours, peer, peer_name, unit):
     print(json.dumps(told), flush=True)
 
 
+def write_rows(path):
+    if path:
+        with open(path, "w", encoding="utf-8") as out:
+            json.dump(ROWS, out, indent=1)
+
+
 def percentile(values, part):
     values = sorted(values)
     return values[min(len(values) - 1, int(len(values) * part))]
@@ -327,9 +333,7 @@ def main():
             colds(make, max(3, int(15 * given.scale)))
         if "scale" in given.only:
             scale(make())
-    if given.output:
-        with open(given.output, "w", encoding="utf-8") as out:
-            json.dump(ROWS, out, indent=1)
+    write_rows(given.output)
     return 0
 
 
