@@ -153,6 +153,7 @@ void AppendMember(std::string& out, std::string_view name, std::string_view text
 }  // namespace
 
 bool IsJsonMediaType(std::string_view media_type) {
+  if (media_type == "application/json") return true;  // nearly always
   const std::string type = absl::AsciiStrToLower(
       absl::string_view(media_type.data(), std::min(media_type.find(';'), media_type.size())));
   const std::size_t slash = type.find('/');

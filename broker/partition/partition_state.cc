@@ -125,6 +125,7 @@ absl::Status PartitionState::Apply(const RecordView& record, Offset offset,
   switch (record.type) {
     case RecordType::kEvent: {
       TOCSIN_RETURN_IF_ERROR(DecodeEvent(record.body, scratch_));
+      TOCSIN_RETURN_IF_ERROR(CheckMatches(scratch_, offset));
       ApplyEvent(scratch_, offset, append_time_us, nullptr);
       return absl::OkStatus();
     }
@@ -251,6 +252,24 @@ TriggerRecord* PartitionState::Known(TriggerOrdinal ordinal) {
     triggers_.back()->detached = triggers_.back()->forgotten = true;
   }
   return FindTrigger(ordinal);
+}
+
+absl::Status PartitionState::CheckMatches(const EventRecord& record, Offset offset) {
+  for (const Match& match : record.matches) {
+    const TriggerRecord* trigger = Known(match.trigger);
+    if (lenient_ && (trigger == nullptr || trigger->matched <= match.index)) continue;
+    if (trigger != nullptr && trigger->matched == match.index) continue;
+    const std::string counted =
+        trigger == nullptr ? "which is not defined" : fmt::format("which had {}", trigger->matched);
+    return absl::DataLossError(
+        fmt::format("event {} says it is match {} of trigger {}, {}: these files are of different "
+                    "times (an older "
+                    "copy, or a disk that lost what it had promised to keep); restore all of the "
+                    "data directory "
+                    "from one copy",
+                    offset.value(), match.index, match.trigger.value(), counted));
+  }
+  return absl::OkStatus();
 }
 
 void PartitionState::ApplyEvent(const EventRecord& record, Offset offset,

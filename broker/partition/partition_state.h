@@ -154,7 +154,8 @@ class PartitionState {
   // Everything a batch says. `base` is the offset of its first event.
   absl::Status ApplyBatch(std::string_view body, Offset base, std::int64_t append_time_us);
 
-  // One record; `offset` is an Event's.
+  // One record; `offset` is an Event's. kDataLoss: its matches do not continue those before, as if
+  // a file were of another time.
   absl::Status Apply(const RecordView& record, Offset offset, std::int64_t append_time_us);
   // As Apply() of an Event record; `identity` saves hashing (source, id) again.
   void ApplyEvent(const EventRecord& record, Offset offset, std::int64_t append_time_us,
@@ -229,6 +230,7 @@ class PartitionState {
  private:
   void ApplySettledIndex(TriggerRecord& trigger, std::uint64_t index, SettleKind kind);
   void ApplyRanges(const RangesRecord& record, SettleKind kind);
+  absl::Status CheckMatches(const EventRecord& record, Offset offset);
   TriggerRecord* Known(TriggerOrdinal ordinal);
   void ApplyDead(const DeadRecord& record, SettleKind kind, std::int64_t append_time_us);
   void ApplyAttempt(const AttemptFailedRecord& record);

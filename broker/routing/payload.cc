@@ -57,7 +57,9 @@ class PayloadReader::Builder {
       reader_.pending_.push_back(OrEmpty(walk(path), path));
       return;
     }
-    if (name.find('.') == std::string_view::npos) return walk.Skip();
+    if (!paths_.HasShorter(object, name) || name.find('.') == std::string_view::npos) {
+      return walk.Skip();
+    }
     absl::InlinedVector<PathId, 8> way = {object};
     for (std::string_view rest = name;;) {
       const std::size_t dot = rest.find('.');
@@ -176,11 +178,12 @@ class PayloadReader::Builder {
 
 namespace {
 
-// Over tokens: fails where JsonTokens does, and then nothing that was built counts.
-template <typename Builder>
+// Over the tokens of JsonBitmap or JsonTokens: fails where these do, and then nothing that was
+// built counts.
+template <typename Builder, typename Tokens>
 class TokenWalk {
  public:
-  TokenWalk(Builder& builder, JsonTokens& tokens, std::deque<std::string>& unescaped)
+  TokenWalk(Builder& builder, Tokens& tokens, std::deque<std::string>& unescaped)
       : builder_(builder), tokens_(tokens), unescaped_(unescaped) {}
 
   // The whole text; kNothing if it has nothing at any path, or failed().
@@ -285,15 +288,17 @@ class TokenWalk {
   bool String(std::string_view& text) {
     bool escaped = false;
     if (!tokens_.String(text, escaped)) return false;
-    if (escaped) {
-      const std::string_view quoted(text.data() - 1, text.size() + 2);
-      text = unescaped_.emplace_back(JsonString(JsonValue{JsonKind::kString, quoted}));
-    }
+    if (escaped) Unescape(text);
     return true;
   }
 
+  void Unescape(std::string_view& text) {
+    const std::string_view quoted(text.data() - 1, text.size() + 2);
+    text = unescaped_.emplace_back(JsonString(JsonValue{JsonKind::kString, quoted}));
+  }
+
   Builder& builder_;
-  JsonTokens& tokens_;
+  Tokens& tokens_;
   std::deque<std::string>& unescaped_;
   std::size_t depth_ = 0;
   bool failed_ = false;
@@ -470,14 +475,19 @@ void PayloadReader::Read() {
   has_root_ = true;
 }
 
+template <typename Tokens>
+bool PayloadReader::ReadTokens(Tokens& tokens, std::string_view json) {
+  if (!tokens.Begin(json)) return false;
+  Builder builder(*this);
+  TokenWalk<Builder, Tokens> walk(builder, tokens, unescaped_);
+  has_root_ = walk.Document() != kNothing;
+  if (!walk.failed()) return true;
+  Clear();
+  return false;
+}
+
 void PayloadReader::ReadJson(std::string_view json) {
-  if (tokens_.Begin(json)) {
-    Builder builder(*this);
-    TokenWalk<Builder> walk(builder, tokens_, unescaped_);
-    has_root_ = walk.Document() != kNothing;
-    if (!walk.failed()) return;
-    Clear();
-  }
+  if (ReadTokens(bitmap_, json) || ReadTokens(tokens_, json)) return;
   JsonValue value;
   const absl::Status status =
       JsonScanner(json, kJsonDepthMax, JsonNames::kMayRepeat).ReadDocument(value);

@@ -26,6 +26,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "broker/base/event.h"
+#include "broker/routing/json_bitmap.h"
 #include "broker/routing/json_tokens.h"
 #include "broker/routing/number.h"
 
@@ -50,6 +51,12 @@ class PathTree {
     const std::uint64_t length = std::uint64_t{1} << (name.size() < 63 ? name.size() : 63);
     if ((node.lengths & length) == 0) return kNoPath;
     return Lookup(parent, name);
+  }
+
+  // Some name below `parent` is shorter: `name` may be it with a dot and others behind it.
+  bool HasShorter(PathId parent, std::string_view name) const {
+    const std::uint64_t lengths = nodes_[parent].lengths;
+    return name.size() > 63 || (lengths & ((std::uint64_t{1} << name.size()) - 1)) != 0;
   }
 
   bool wanted(PathId path) const { return nodes_[path].wanted; }
@@ -162,6 +169,9 @@ class PayloadReader {
   void Clear();
   void Read();
   void ReadJson(std::string_view json);
+  // False: nothing was read; another reader of tokens may take it.
+  template <typename Tokens>
+  bool ReadTokens(Tokens& tokens, std::string_view json);
 
   const PathTree* paths_ = nullptr;
   const EventView* event_ = nullptr;
@@ -174,6 +184,7 @@ class PayloadReader {
   std::vector<std::uint32_t> leaves_;
   std::deque<std::string> unescaped_;
   std::string reason_;
+  JsonBitmap bitmap_;
   JsonTokens tokens_;
 };
 

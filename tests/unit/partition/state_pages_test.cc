@@ -1,5 +1,6 @@
 // PartitionState as pages of a checkpoint and back, when what it holds is very large.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -126,6 +127,32 @@ TEST(StatePagesTest, WhatAnEventStillNeedsIsToldInTheOrderOfItsTriggers) {
   const std::vector<Match> pending = state.PendingOf(offset);
   ASSERT_EQ(pending.size(), kTriggers);
   for (std::uint32_t i = 0; i < kTriggers; ++i) EXPECT_EQ(pending[i].trigger.value(), i);
+}
+
+// A disk that takes back what it had synced can show a log that was cut off as if it had not been.
+TEST(PartitionStateTest, MatchesThatDoNotContinueAreToldAsLoss) {
+  for (const bool lenient : {false, true}) {
+    PartitionState state = Empty();
+    if (lenient) state.SetLenient();
+    Define(state, 0, "t");
+    const auto apply = [&state](std::uint64_t index) {
+      EventRecord record;
+      const std::string event = EventBuilder("e", "/s", "t").Encode();
+      record.event = event;
+      record.matches.push_back({TriggerOrdinal(0), index});
+      std::string body;
+      EncodeEventPrefix(record, body);
+      body += event;
+      return state.Apply(RecordView{RecordType::kEvent, body, 0}, state.end(), 1);
+    };
+    EXPECT_EQ(apply(0), absl::OkStatus());
+    // What a damaged batch had in between is counted as dropped.
+    EXPECT_EQ(apply(5).code(), lenient ? absl::StatusCode::kOk : absl::StatusCode::kDataLoss);
+    const absl::Status again = apply(0);
+    EXPECT_EQ(again.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(again.message()), testing::HasSubstr("match 0 of trigger 0"));
+    EXPECT_EQ(state.FindTrigger("t")->matched, lenient ? 6u : 1u);
+  }
 }
 
 }  // namespace

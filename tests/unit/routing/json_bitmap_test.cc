@@ -1,0 +1,299 @@
+// JsonBitmap must never take what JsonScanner refuses, wherever its blocks of 64 characters begin,
+// and shows the same tokens as JsonTokens.
+
+#include "broker/routing/json_bitmap.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "broker/base/json_scan.h"
+#include "broker/base/random.h"
+#include "broker/routing/json_tokens.h"
+
+namespace tocsin {
+namespace {
+
+constexpr std::size_t kBlock = 64;
+
+bool IsJson(std::string_view text) {
+  JsonValue value;
+  return JsonScanner(text, kJsonDepthMax, JsonNames::kMayRepeat).ReadDocument(value).ok();
+}
+
+// All tokens behind each other, as a reader shows them.
+template <typename Reader>
+std::string Shown(Reader& reader) {
+  std::string shown;
+  std::string_view inside;
+  bool escaped = false;
+  while (!reader.at_end()) {
+    const char first = reader.First();
+    if (std::string_view("{}[]:,").find(first) != std::string_view::npos) {
+      shown += first;
+      reader.Step();
+    } else if (first == '"') {
+      if (!reader.String(inside, escaped)) return "refused";
+      shown.append("\"").append(inside).append(escaped ? "\"e " : "\" ");
+    } else {
+      if (!reader.Word(inside)) return "refused";
+      shown.append(inside).append(" ");
+    }
+  }
+  return shown;
+}
+
+// Each text alone and behind so many characters that it lies at every place of a block, and over
+// the edges of blocks.
+template <typename Check>
+void AtEveryPlace(const std::string& text, const Check& check) {
+  check(text);
+  for (std::size_t shift = 0; shift < 2 * kBlock; ++shift) {
+    const std::string spaces(shift, ' ');
+    const std::string letters(shift, 'x');
+    check(spaces + text);
+    check(text + spaces);
+    check("[" + spaces + text + spaces + "]");
+    check("[\"" + letters + "\"," + text + "]");
+    check("{\"" + letters + "\":" + text + ",\"a\":1}");
+    check("[1" + std::string(shift, '2') + "," + text + ",-0.5]");
+  }
+}
+
+class JsonBitmapTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!JsonBitmap::Supported()) GTEST_SKIP() << "this processor has no AVX2";
+  }
+
+  JsonBitmap bitmap_;
+  JsonTokens tokens_;
+};
+
+TEST_F(JsonBitmapTest, TakesWhatIsJsonAtEveryPlace) {
+  for (const char* text : {"1",
+                           "-0",
+                           "0.5",
+                           "10",
+                           "1e5",
+                           "1.5E+7",
+                           "-2e-07",
+                           "0e0",
+                           "[ ]",
+                           "{}",
+                           "\"\"",
+                           "true",
+                           "false",
+                           "null",
+                           "[1,[2,{\"a\":[]}],{}]",
+                           "{\"a\" : {\"a\": 1, \"a\": 2}, \"b\" :\t[ ] }",
+                           "{\"a\":\"\\n\\\\\\\"\",\"\\\\\":\"\\/\"}",
+                           "\"\\\\\\\\\"",
+                           "[{},{},[[]]]",
+                           "[true,false,null,0.0,1.25]",
+                           "\t{\"x\":\r\n\"y\"}\n",
+                           "\"\xc3\xa9\"",
+                           "{\"{[,:]}\":\"{[,:]}\",\"n\":-1.0}",
+                           "[\"a\",{\"b\":\"c\"},\"d\"]"}) {
+    AtEveryPlace(text, [this](const std::string& whole) {
+      ASSERT_TRUE(IsJson(whole)) << whole;
+      // A long number is left to others.
+      if (whole.find("22222222222222222222222222222222222222222222222222222222222222222") !=
+          std::string::npos) {
+        return;
+      }
+      ASSERT_TRUE(bitmap_.Begin(whole)) << whole;
+      ASSERT_TRUE(tokens_.Begin(whole)) << whole;
+      ASSERT_EQ(Shown(bitmap_), Shown(tokens_)) << whole;
+      ASSERT_EQ(bitmap_.First(), '\0');
+    });
+  }
+}
+
+TEST_F(JsonBitmapTest, RefusesWhatIsNoneAtEveryPlace) {
+  for (const char* text : {"01",
+                           "-",
+                           "1.",
+                           ".5",
+                           "1e",
+                           "+1",
+                           "1 2",
+                           "tru",
+                           "truee",
+                           "true1",
+                           "true-1",
+                           "true.5",
+                           "nul",
+                           "True",
+                           "{",
+                           "[1",
+                           "[1,]",
+                           "{\"a\"}",
+                           "{\"a\":}",
+                           "{\"a\":1,}",
+                           "{a:1}",
+                           "[1 2]",
+                           "[1}",
+                           "{]",
+                           "\"a",
+                           "\"\\x\"",
+                           "\"\n\"",
+                           "\"\xff\"",
+                           "1e400",
+                           "[1],",
+                           "\"a\"b",
+                           "1\"a\"",
+                           "[\"a\"\"b\"]",
+                           "nan",
+                           "0x1",
+                           "1_0",
+                           "[,1]",
+                           "]",
+                           "\xef\xbb\xbf{}",
+                           ":",
+                           "{:1}",
+                           "{\"a\",1}",
+                           "[\"a\":1]",
+                           "-01",
+                           "00",
+                           "1.2.3",
+                           "1-2",
+                           "--1",
+                           "1.-2",
+                           "[01,1e5]",
+                           "[1e5,01]",
+                           "1e5e5",
+                           "1e5.5",
+                           "e5",
+                           "1e5x",
+                           "1e5 2",
+                           "{\"a\":1 \"b\":2}",
+                           "{\"a\":\"b\":1,2}",
+                           "{\"a\":1,2}",
+                           "{1}",
+                           "{1:2}",
+                           "{\"a\":1:2}",
+                           "{\"a\" \"b\":1}",
+                           "{\"a\":1}}",
+                           "[[]",
+                           "{\"a\":[1}]",
+                           "{[1]}",
+                           "{{}}",
+                           "\\",
+                           "[\\\"a\"]",
+                           "\"\\",
+                           "true false",
+                           "[1,,2]",
+                           "\x0b",
+                           "\"\x1f\"",
+                           "1.0.",
+                           "-\"a\"",
+                           "[-]",
+                           "{\"a\":-}",
+                           "[1.]",
+                           "{,}",
+                           "{\"a\":1,,\"b\":2}",
+                           "{\"a\"::1}",
+                           "[:]",
+                           "\"\xed\xa0\x80\"",
+                           "[1]2",
+                           "2[1]",
+                           "{}\"a\"",
+                           "\"a\"{}",
+                           "[]{}",
+                           "[}",
+                           "{\"a\":1]"}) {
+    AtEveryPlace(text, [this](const std::string& whole) {
+      if (IsJson(whole)) return;  // such as "1 2" behind "[12"
+      ASSERT_FALSE(bitmap_.Begin(whole)) << whole;
+    });
+    EXPECT_FALSE(IsJson(text)) << text;
+  }
+  EXPECT_FALSE(bitmap_.Begin(""));
+  for (std::size_t spaces = 1; spaces < 3 * kBlock; ++spaces) {
+    EXPECT_FALSE(bitmap_.Begin(std::string(spaces, ' ')));
+    EXPECT_FALSE(bitmap_.Begin(std::string("1\0", 2) + std::string(spaces, ' ')));
+  }
+}
+
+TEST_F(JsonBitmapTest, LeavesWhatIsRareToOthers) {
+  const auto nested = [](std::size_t depth) {
+    return std::string(depth, '[') + "1" + std::string(depth, ']');
+  };
+  EXPECT_TRUE(bitmap_.Begin(nested(64)));
+  EXPECT_FALSE(bitmap_.Begin(nested(65)));
+  EXPECT_FALSE(bitmap_.Begin("\"\\u00e9\""));
+  EXPECT_FALSE(bitmap_.Begin(std::string(400, '9')));
+}
+
+TEST_F(JsonBitmapTest, AgreesWithTheScannerOnDamagedTexts) {
+  const std::string compact =
+      "{\"type\":\"Feature\",\"p\":{\"M\":\"14\\n\",\"n\":[-122.42497815088458,0.0,1e5,true],"
+      "\"s\":\"a\\\\b\\\"\",\"e\":{},\"l\":[]},\"z\":null,\"c\":[{\"x\":-1.5,\"y\":0},"
+      "{\"x\":false,\"y\":\"\xc3\xa9\"}]}";
+  std::string spacious;
+  for (const char c : compact) {
+    spacious += c;
+    if (c == ',' || c == '{' || c == '[') spacious += "\n   ";
+  }
+  constexpr std::string_view kBytes = "{}[]:,\"\\ 0123456789.eE+-truefalsn\n\x80\xc3\x01/";
+  SeededRandom random(20261129);
+  std::size_t good = 0;
+  std::size_t left = 0;
+  for (int i = 0; i < 400'000; ++i) {
+    std::string text = random.Next() % 2 == 0 ? compact : spacious;
+    text.insert(0, random.Next() % kBlock, ' ');
+    const std::uint64_t changes = random.Next() % 4;
+    for (std::uint64_t change = 0; change < changes && !text.empty(); ++change) {
+      const std::size_t at = random.Next() % text.size();
+      const char byte = kBytes[random.Next() % kBytes.size()];
+      switch (random.Next() % 5) {
+        case 0:
+          text.erase(at, 1 + random.Next() % 4);
+          break;
+        case 1:
+          text.insert(at, 1, byte);
+          break;
+        case 2:
+          text.resize(std::max<std::size_t>(at, 1));
+          break;
+        case 3:  // two characters change places
+          std::swap(text[at], text[random.Next() % text.size()]);
+          break;
+        default:
+          text[at] = byte;
+      }
+    }
+    const bool taken = bitmap_.Begin(text);
+    if (!IsJson(text)) {
+      ASSERT_FALSE(taken) << text;
+      continue;
+    }
+    ++good;
+    if (!taken) {
+      ++left;
+      continue;
+    }
+    ASSERT_TRUE(tokens_.Begin(text)) << text;
+    ASSERT_EQ(Shown(bitmap_), Shown(tokens_)) << text;
+    // The root is passed over as one, its members one by one.
+    ASSERT_TRUE(bitmap_.Begin(text) && bitmap_.Skip(kJsonDepthMax) && bitmap_.at_end()) << text;
+    ASSERT_TRUE(bitmap_.Begin(text));
+    if (!bitmap_.Take('{') || bitmap_.First() == '}') continue;
+    std::string_view name;
+    bool escaped = false;
+    do {
+      ASSERT_TRUE(bitmap_.String(name, escaped) && bitmap_.Take(':') && bitmap_.Skip(1)) << text;
+    } while (bitmap_.Take(','));
+    ASSERT_TRUE(bitmap_.Take('}') && bitmap_.at_end()) << text;
+  }
+  EXPECT_GT(good, 100'000u);
+  EXPECT_LT(left, good / 100);
+}
+
+}  // namespace
+}  // namespace tocsin
