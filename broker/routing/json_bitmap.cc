@@ -22,6 +22,7 @@ namespace {
 // What is kept between texts; a larger text's memory is given back.
 constexpr std::size_t kKeptBytesMax = 256 * 1024;
 constexpr std::uint32_t kBlock = 64;
+constexpr std::uint64_t kLast = std::uint64_t{1} << 63;
 // Levels: a bit each. Deeper texts are left to others.
 constexpr std::uint32_t kDepthMax = 64;
 static_assert(kDepthMax < kJsonDepthMax);
@@ -54,17 +55,17 @@ TOCSIN_AVX2_INLINE std::uint64_t Parity(std::uint64_t bits) {
       _mm_cvtsi128_si64(_mm_clmulepi64_si128(wide, _mm_set1_epi8('\xff'), 0)));
 }
 
-// The characters behind these; `carry` is the first one of the next block.
+// The characters behind these; `carry`: those of the block before, of which the last counts.
 inline std::uint64_t Shift(std::uint64_t bits, std::uint64_t& carry) {
-  const std::uint64_t shifted = bits << 1 | carry;
-  carry = bits >> 63;
+  const std::uint64_t shifted = bits << 1 | carry >> 63;
+  carry = bits;
   return shifted;
 }
 
 // Over white space to where the next token begins.
 inline std::uint64_t OverSpace(std::uint64_t at, std::uint64_t space, std::uint64_t& carry) {
   std::uint64_t sum = 0;
-  if (__builtin_add_overflow(at & space, space, &sum)) carry = 1;
+  if (__builtin_add_overflow(at & space, space, &sum)) carry |= kLast;
   return (at | sum) & ~space;
 }
 
@@ -217,8 +218,8 @@ struct JsonBitmap::Check {
     // What goes on from one block into the next: a bit of its first character, or all.
     std::uint64_t in_string = 0;
     std::uint64_t escape = 0;
-    std::uint64_t after_member = 0;  // after a comma or an opening bracket
-    std::uint64_t after_colon = 1;   // a value may stand there, nothing else
+    std::uint64_t after_member = 0;     // after a comma or an opening bracket
+    std::uint64_t after_colon = kLast;  // a value may stand there, nothing else
     std::uint64_t after_name = 0;
     std::uint64_t name = 0;
     std::uint64_t scalar = 0;
@@ -270,7 +271,7 @@ struct JsonBitmap::Check {
       const std::uint64_t colon = Equal(block, ':') & outside;
       const std::uint64_t marks = open | close | comma | colon;
       const std::uint64_t scalars = outside & ~(space | marks);
-      const std::uint64_t scalar_before = scalar;
+      const std::uint64_t scalar_before = scalar & kLast;
       const std::uint64_t after_scalar = Shift(scalars, scalar);
       const std::uint64_t begins = scalars & ~after_scalar;
       const std::uint64_t tokens = opening | begins | marks;
@@ -381,11 +382,10 @@ bool JsonBitmap::Begin(std::string_view json) {
   last = last * kBlock + 63 - static_cast<std::uint32_t>(std::countl_zero(tokens));
   starts_[size_ / kBlock] |= std::uint64_t{1} << (size_ % kBlock);
   text_ = text;
-  block_ = 0;
-  rest_ = starts_[0];
+  cursor_ = {starts_.get(), starts_[0], 0, 0};
   Step();
   // One value is all there is.
-  return ((First() | 0x20) == '{' ? closing_[at_] : at_) == last;
+  return ((First() | 0x20) == '{' ? closing_[cursor_.at] : cursor_.at) == last;
 }
 
 }  // namespace tocsin

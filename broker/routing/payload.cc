@@ -9,6 +9,8 @@
 #include "broker/base/event_json.h"
 #include "broker/base/json_scan.h"
 #include "broker/base/status.h"
+#include "broker/routing/json_bitmap.h"
+#include "broker/routing/json_tokens.h"
 
 namespace tocsin {
 namespace {
@@ -40,6 +42,7 @@ class PayloadReader::Builder {
 
   bool wanted(PathId path) const { return paths_.wanted(path); }
   bool has_children(PathId path) const { return paths_.has_children(path); }
+  bool MayBe(PathId object, std::string_view name) const { return paths_.MayBe(object, name); }
 
   std::uint32_t Leaf(PathId path, ValueKind kind, std::string_view text, Number number) {
     const std::uint32_t index = Add({kind, false, path, 0, 0, text, number});
@@ -57,9 +60,7 @@ class PayloadReader::Builder {
       reader_.pending_.push_back(OrEmpty(walk(path), path));
       return;
     }
-    if (!paths_.HasShorter(object, name) || name.find('.') == std::string_view::npos) {
-      return walk.Skip();
-    }
+    if (name.find('.') == std::string_view::npos) return walk.Skip();
     absl::InlinedVector<PathId, 8> way = {object};
     for (std::string_view rest = name;;) {
       const std::size_t dot = rest.find('.');
@@ -240,6 +241,10 @@ class TokenWalk {
     tokens_.Step();
     if (!tokens_.Take('}')) {
       do {
+        if constexpr (requires { tokens_.PassMembers([](std::string_view) { return true; }); }) {
+          const auto wanted = [&](std::string_view name) { return builder_.MayBe(path, name); };
+          if (!tokens_.PassMembers(wanted)) break;
+        }
         std::string_view name;
         if (tokens_.First() != '"' || !String(name) || !tokens_.Take(':')) return Fail();
         builder_.Member(path, name, MemberWalk{*this});
@@ -432,6 +437,12 @@ class TextWalk {
 
 }  // namespace
 
+// Two ways to read the tokens of a text; the first one is faster and refuses more.
+struct PayloadReader::Texts {
+  JsonBitmap bitmap;
+  JsonTokens tokens;
+};
+
 PayloadReader::PayloadReader(const PathTree* paths) : paths_(paths) {}
 PayloadReader::~PayloadReader() = default;
 PayloadReader::PayloadReader(PayloadReader&&) noexcept = default;
@@ -487,7 +498,8 @@ bool PayloadReader::ReadTokens(Tokens& tokens, std::string_view json) {
 }
 
 void PayloadReader::ReadJson(std::string_view json) {
-  if (ReadTokens(bitmap_, json) || ReadTokens(tokens_, json)) return;
+  if (texts_ == nullptr) texts_ = std::make_unique<Texts>();
+  if (ReadTokens(texts_->bitmap, json) || ReadTokens(texts_->tokens, json)) return;
   JsonValue value;
   const absl::Status status =
       JsonScanner(json, kJsonDepthMax, JsonNames::kMayRepeat).ReadDocument(value);

@@ -20,14 +20,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "broker/base/event.h"
-#include "broker/routing/json_bitmap.h"
-#include "broker/routing/json_tokens.h"
 #include "broker/routing/number.h"
 
 namespace tocsin {
@@ -53,10 +52,13 @@ class PathTree {
     return Lookup(parent, name);
   }
 
-  // Some name below `parent` is shorter: `name` may be it with a dot and others behind it.
-  bool HasShorter(PathId parent, std::string_view name) const {
+  // False: `name` is none below `parent`, nor one of them with a dot and others behind it. Of most
+  // that are none, by their lengths.
+  bool MayBe(PathId parent, std::string_view name) const {
+    const std::uint64_t length = std::uint64_t{1} << (name.size() < 63 ? name.size() : 63);
     const std::uint64_t lengths = nodes_[parent].lengths;
-    return name.size() > 63 || (lengths & ((std::uint64_t{1} << name.size()) - 1)) != 0;
+    if ((lengths & length) != 0) return true;
+    return (lengths & (length - 1)) != 0 && name.find('.') != std::string_view::npos;
   }
 
   bool wanted(PathId path) const { return nodes_[path].wanted; }
@@ -163,6 +165,7 @@ class PayloadReader {
 
  private:
   enum class State : std::uint8_t { kUnread, kRead, kUnreadable };
+  struct Texts;
   class Builder;
   friend class Builder;
 
@@ -184,8 +187,7 @@ class PayloadReader {
   std::vector<std::uint32_t> leaves_;
   std::deque<std::string> unescaped_;
   std::string reason_;
-  JsonBitmap bitmap_;
-  JsonTokens tokens_;
+  std::unique_ptr<Texts> texts_;
 };
 
 }  // namespace tocsin

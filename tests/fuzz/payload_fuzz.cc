@@ -1,0 +1,64 @@
+// Any text as a payload: what the two fast readers take is what the scanner takes, and they show
+// the same tokens.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "broker/base/check.h"
+#include "broker/base/json_scan.h"
+#include "broker/routing/json_bitmap.h"
+#include "broker/routing/json_tokens.h"
+
+namespace tocsin {
+namespace {
+
+bool IsJson(std::string_view text) {
+  JsonValue value;
+  return JsonScanner(text, kJsonDepthMax, JsonNames::kMayRepeat).ReadDocument(value).ok();
+}
+
+// False: the reader refuses, here or on its way.
+template <typename Reader>
+bool Show(Reader& reader, std::string_view text, std::string& shown) {
+  shown.clear();
+  if (!reader.Begin(text)) return false;
+  while (!reader.at_end()) {
+    const char first = reader.First();
+    std::string_view inside;
+    bool escaped = false;
+    if (std::string_view("{}[]:,").find(first) != std::string_view::npos) {
+      reader.Step();
+    } else if (first == '"' ? !reader.String(inside, escaped) : !reader.Word(inside)) {
+      return false;
+    }
+    shown += first;
+    shown.append(inside).append(escaped ? "\\" : " ");
+  }
+  return true;
+}
+
+void Read(std::string_view text) {
+  static JsonBitmap bitmap;
+  static JsonTokens tokens;
+  const bool json = IsJson(text);
+  std::string by_bitmap;
+  std::string by_tokens;
+  if (Show(bitmap, text, by_bitmap)) {
+    TOCSIN_CHECK(json, "the bitmap takes what is no JSON: {}", text);
+    TOCSIN_CHECK(Show(tokens, text, by_tokens) && by_tokens == by_bitmap, "other tokens: {}", text);
+    TOCSIN_CHECK(bitmap.Begin(text) && bitmap.Skip(1) && bitmap.at_end(), "not passed: {}", text);
+  }
+  // Its tokens alone prove no grammar.
+  const bool taken = tokens.Begin(text) && tokens.Skip(kJsonDepthMax - 1) && tokens.at_end();
+  TOCSIN_CHECK(json || !taken, "the tokens take what is no JSON: {}", text);
+}
+
+}  // namespace
+}  // namespace tocsin
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  tocsin::Read(std::string_view(reinterpret_cast<const char*>(data), size));
+  return 0;
+}
