@@ -19,10 +19,9 @@
 namespace tocsin {
 namespace {
 
-// What is kept between texts; a larger text's memory is given back.
+// Characters of a text whose memory (five times that) is kept between texts.
 constexpr std::size_t kKeptBytesMax = 256 * 1024;
 constexpr std::uint32_t kBlock = 64;
-constexpr std::uint64_t kLast = std::uint64_t{1} << 63;
 // Levels: a bit each. Deeper texts are left to others.
 constexpr std::uint32_t kDepthMax = 64;
 static_assert(kDepthMax < kJsonDepthMax);
@@ -31,6 +30,8 @@ static_assert(kDepthMax < kJsonDepthMax);
 
 #if defined(__x86_64__)
 namespace {
+
+constexpr std::uint64_t kLast = std::uint64_t{1} << 63;
 
 struct Block {
   __m256i low;
@@ -87,7 +88,7 @@ bool IsOfNumber(char c) {
   return (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E';
 }
 
-// What goes on from one block of a number into the next.
+// What goes on from one block of a number into the next; the last bit counts, `fraction` is one.
 struct NumberCarry {
   std::uint64_t digit = 0;
   std::uint64_t point = 0;
@@ -215,7 +216,8 @@ struct JsonBitmap::Check {
     const __m256i lower = _mm256_set1_epi8(0x20);
     __m256i all = _mm256_setzero_si256();
     bool has_escapes = false;
-    // What goes on from one block into the next: a bit of its first character, or all.
+    // What goes on from one block into the next. Of `after_` and `scalar` the last bit counts,
+    // `escape` and `name` are a bit, `in_string` and `in_object` are none or all.
     std::uint64_t in_string = 0;
     std::uint64_t escape = 0;
     std::uint64_t after_member = 0;     // after a comma or an opening bracket
@@ -357,9 +359,9 @@ bool JsonBitmap::Supported() { return false; }
 void JsonBitmap::Reserve(std::size_t bytes) {
   if (bytes <= capacity_ && (capacity_ <= kKeptBytesMax || bytes > kKeptBytesMax)) return;
   capacity_ = std::max<std::size_t>(bytes, 4096);
-  buffer_ = std::make_unique<char[]>(capacity_ + kBlock);
-  starts_ = std::make_unique<std::uint64_t[]>(capacity_ / kBlock + 1);
-  closing_ = std::make_unique<std::uint32_t[]>(capacity_);
+  buffer_ = std::make_unique_for_overwrite<char[]>(capacity_ + kBlock);
+  starts_ = std::make_unique_for_overwrite<std::uint64_t[]>(capacity_ / kBlock + 1);
+  closing_ = std::make_unique_for_overwrite<std::uint32_t[]>(capacity_);
 }
 
 bool JsonBitmap::Begin(std::string_view json) {

@@ -4,13 +4,13 @@
 //
 // The pass keeps a bitmap of where tokens begin and, for each bracket, where it is closed. The
 // grammar is checked on bitmaps, too: which class of character may stand behind which (moved over
-// white space by a carry), digits and points of numbers, names before colons; each object has as
-// many colons as members, an array has none. The quotes' bitmap becomes that of the strings'
-// insides by a multiplication without carry (Langdale and Lemire, "Parsing gigabytes of JSON per
-// second", 2019).
+// white space by a carry), digits and points of numbers. In an object each name is followed by a
+// colon, and a colon stands nowhere else. The quotes' bitmap becomes that of the strings' insides
+// by a multiplication without carry (Langdale and Lemire, "Parsing gigabytes of JSON per second",
+// 2019).
 //
-// It may refuse a text that is JSON: numbers with exponents, `\u` and a few rare ones are left to
-// JsonTokens. It never takes one that is none.
+// It may refuse a text that is JSON: escapes of the form `\u`, numbers with more than 63 digits in
+// a row, more than 64 levels are left to JsonTokens. It never takes one that is none.
 //
 // Threading: one thread. Lifetime: what it shows lives until the next Begin().
 
@@ -47,7 +47,11 @@ class JsonBitmap {
   // False: this processor lacks AVX2, and Begin() refuses everything.
   static bool Supported();
 
-  // Copies the text. False: it is not proven to be JSON of at most 64 levels.
+  JsonBitmap() = default;
+  JsonBitmap(const JsonBitmap&) = delete;
+  JsonBitmap& operator=(const JsonBitmap&) = delete;
+
+  // Copies the text. False: it is not proven to be JSON, and there is nothing to read.
   [[nodiscard]] bool Begin(std::string_view json);
 
   bool at_end() const { return cursor_.at == size_; }
@@ -84,6 +88,7 @@ class JsonBitmap {
     return true;
   }
 
+  static constexpr bool kPassesMembers = true;
   // At a member's name: over members until one that is `wanted(name)`, or has escapes in its name.
   // False: there is none, and this is the object's end.
   template <typename Wanted>
@@ -122,6 +127,7 @@ class JsonBitmap {
     while (static_cast<unsigned char>(end[-1]) <= ' ') --end;
     return end;
   }
+
   std::unique_ptr<char[]> buffer_;
   std::unique_ptr<std::uint64_t[]> starts_;  // a bit each; one more at the text's end, where a 0 is
   std::unique_ptr<std::uint32_t[]> closing_;  // at an opening bracket: where its closing one is

@@ -45,6 +45,8 @@ class JsonTokens {
   // A whole value of at most `depth_max` levels.
   [[nodiscard]] bool Skip(std::size_t depth_max);
 
+  static constexpr bool kPassesMembers = false;  // as JsonBitmap does
+
  private:
   struct Parser;
 

@@ -241,7 +241,7 @@ class TokenWalk {
     tokens_.Step();
     if (!tokens_.Take('}')) {
       do {
-        if constexpr (requires { tokens_.PassMembers([](std::string_view) { return true; }); }) {
+        if constexpr (Tokens::kPassesMembers) {
           const auto wanted = [&](std::string_view name) { return builder_.MayBe(path, name); };
           if (!tokens_.PassMembers(wanted)) break;
         }

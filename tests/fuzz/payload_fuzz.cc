@@ -49,6 +49,12 @@ void Read(std::string_view text) {
     TOCSIN_CHECK(json, "the bitmap takes what is no JSON: {}", text);
     TOCSIN_CHECK(Show(tokens, text, by_tokens) && by_tokens == by_bitmap, "other tokens: {}", text);
     TOCSIN_CHECK(bitmap.Begin(text) && bitmap.Skip(1) && bitmap.at_end(), "not passed: {}", text);
+    static_cast<void>(bitmap.Begin(text));
+    if (bitmap.Take('{') && bitmap.First() == '"') {
+      const auto none = [](std::string_view) { return false; };
+      TOCSIN_CHECK(bitmap.PassMembers(none) || (bitmap.Take('}') && bitmap.at_end()),
+                   "members not passed: {}", text);
+    }
   }
   // Its tokens alone prove no grammar.
   const bool taken = tokens.Begin(text) && tokens.Skip(kJsonDepthMax - 1) && tokens.at_end();
