@@ -111,6 +111,8 @@ TEST_F(JsonBitmapTest, TakesWhatIsJsonAtEveryPlace) {
   if (RefusesAll()) return;
   for (const char* text : {"1",
                            "-0",
+                           "1.05",
+                           "-20.007",
                            "0.5",
                            "10",
                            "1e5",
