@@ -241,6 +241,8 @@ def main():
     arguments = parser.parse_args()
     if not os.path.isdir(arguments.vectors):
         sys.exit("no rule banks in %s: see docs/testing.md" % arguments.vectors)
+    if arguments.output:  # rather than after the measurement
+        os.makedirs(os.path.dirname(os.path.abspath(arguments.output)), exist_ok=True)
     ruler = ["java", "-Xmx4g", "-cp", class_path(arguments.jars),
              os.path.join(HERE, "RulerPeer.java")]
     wanted = arguments.only.split(",") if arguments.only else ["T5", "T6", "T7", "T8", "T9"]
