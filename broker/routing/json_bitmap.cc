@@ -113,7 +113,7 @@ struct JsonBitmap::Check {
     while (slashes != 0) {
       const int i = std::countr_zero(slashes);
       const char c = text[base + static_cast<std::uint32_t>(i) + 1];
-      if (std::memchr("\"\\/bfnrt", c, 8) == nullptr) return false;
+      if (std::string_view("\"\\/bfnrt").find(c) == std::string_view::npos) return false;
       slashes &= slashes - 1;
       if (i == 63) {
         escape = 1;
