@@ -283,6 +283,8 @@ std::vector<Duration> BrokerLoad::Paced(std::size_t count, std::size_t data_byte
   TOCSIN_CHECK(
       counting.all.get_future().wait_for(std::chrono::minutes(1)) == std::future_status::ready,
       "{} of {} events reached the handler", counting.handled.load(), count);
+  // A handler may have an event before its publisher has the answer.
+  TOCSIN_CHECK(publisher.Flush(std::chrono::minutes(1)));
   return latencies;
 }
 
