@@ -128,7 +128,14 @@ absl::Status Chain::ReadSegments(std::vector<Found>& all) {
       }
       continue;
     }
-    TOCSIN_ASSIGN_OR_RETURN(const std::string content, ReadRange(*found.file, 0, found.bytes));
+    // Of those that were prepared and never written there is no more than the header.
+    std::uint64_t bytes = found.bytes;
+    if (found.header_ok && bytes > kSegmentHeaderBytes) {
+      TOCSIN_ASSIGN_OR_RETURN(const bool unwritten,
+                              ReadsAsZeros(*found.file, kSegmentHeaderBytes, bytes));
+      if (unwritten) bytes = kSegmentHeaderBytes;
+    }
+    TOCSIN_ASSIGN_OR_RETURN(const std::string content, ReadRange(*found.file, 0, bytes));
     found.scan = ScanSegment(content, found.first);
     found.index.first = found.first;
     found.index.end = first_place;

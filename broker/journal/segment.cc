@@ -151,6 +151,20 @@ absl::StatusOr<std::string> ReadRange(const File& file, std::uint64_t from, std:
   return content;
 }
 
+absl::StatusOr<bool> ReadsAsZeros(const File& file, std::uint64_t from, std::uint64_t to) {
+  constexpr std::uint64_t kPieceBytes = std::uint64_t{256} << 10;  // stays in the processor's cache
+  std::string piece(static_cast<std::size_t>(std::min(kPieceBytes, to - from)), '\0');
+  while (from < to) {
+    const std::size_t bytes = static_cast<std::size_t>(std::min(kPieceBytes, to - from));
+    TOCSIN_ASSIGN_OR_RETURN(
+        const std::size_t got,
+        file.ReadAt(from, std::as_writable_bytes(std::span<char>(piece.data(), bytes))));
+    if (got != bytes || NonzeroEnd({piece.data(), bytes}) != 0) return false;
+    from += bytes;
+  }
+  return true;
+}
+
 absl::Status WriteOne(File& file, std::uint64_t position, std::string_view bytes) {
   const std::array<std::span<const std::byte>, 1> pieces = {AsBytes(bytes)};
   return file.WriteAt(position, pieces);

@@ -66,6 +66,8 @@ std::optional<std::uint64_t> FindHeader(std::string_view content, std::uint64_t 
 
 // The file's bytes in [from, to), short at its end.
 absl::StatusOr<std::string> ReadRange(const File& file, std::uint64_t from, std::uint64_t to);
+// False also if the file ends before `to`. Needs no memory for what it reads.
+absl::StatusOr<bool> ReadsAsZeros(const File& file, std::uint64_t from, std::uint64_t to);
 
 // Writes one piece.
 absl::Status WriteOne(File& file, std::uint64_t position, std::string_view bytes);

@@ -265,5 +265,27 @@ TEST(JournalStartTest, ACheckpointAheadOfTheLogIsRefused) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+// The danger: what a power cut left in a prepared segment is taken for nothing, and written behind.
+TEST(SegmentTest, ReadsAsZerosSeesEveryByte) {
+  JournalRig rig;
+  constexpr std::uint64_t kBytes = (std::uint64_t{1} << 20) + 100;
+  constexpr std::uint64_t kFrom = 64;
+  constexpr std::uint64_t kPiece = std::uint64_t{256} << 10;
+  const auto file = rig.fs.Create("zeros");
+  ASSERT_TRUE(file.ok());
+  ASSERT_TRUE(WriteOne(**file, 0, std::string(kBytes, '\0')).ok());
+  EXPECT_TRUE(*ReadsAsZeros(**file, kFrom, kBytes));
+  EXPECT_TRUE(*ReadsAsZeros(**file, kFrom, kFrom));
+  EXPECT_FALSE(*ReadsAsZeros(**file, kFrom, kBytes + 1));  // not there
+  for (const std::uint64_t at :
+       {kFrom, kFrom + kPiece - 1, kFrom + kPiece, kBytes - 101, kBytes - 100, kBytes - 1}) {
+    ASSERT_TRUE(WriteOne(**file, at, "x").ok());
+    EXPECT_FALSE(*ReadsAsZeros(**file, kFrom, kBytes)) << at;
+    ASSERT_TRUE(WriteOne(**file, at, std::string(1, '\0')).ok());
+  }
+  ASSERT_TRUE(WriteOne(**file, kFrom - 1, "x").ok());
+  EXPECT_TRUE(*ReadsAsZeros(**file, kFrom, kBytes));
+}
+
 }  // namespace
 }  // namespace tocsin
