@@ -261,13 +261,11 @@ absl::Status PartitionState::CheckMatches(const EventRecord& record, Offset offs
     if (trigger != nullptr && trigger->matched == match.index) continue;
     const std::string counted =
         trigger == nullptr ? "which is not defined" : fmt::format("which had {}", trigger->matched);
-    return absl::DataLossError(
-        fmt::format("event {} says it is match {} of trigger {}, {}: these files are of different "
-                    "times (an older "
-                    "copy, or a disk that lost what it had promised to keep); restore all of the "
-                    "data directory "
-                    "from one copy",
-                    offset.value(), match.index, match.trigger.value(), counted));
+    return absl::DataLossError(fmt::format(
+        "event {} says it is match {} of trigger {}, {}: these files are of different times (an "
+        "older copy, or a disk that lost what it had promised to keep); restore all of the data "
+        "directory from one copy",
+        offset.value(), match.index, match.trigger.value(), counted));
   }
   return absl::OkStatus();
 }

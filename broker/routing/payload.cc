@@ -30,7 +30,7 @@ PathId PathTree::Add(PathId parent, std::string_view name) {
   added.name = names_.emplace_back(name);
   added.next = std::exchange(nodes_[parent].first, path);
   ++nodes_[parent].children;
-  nodes_[parent].lengths |= std::uint64_t{1} << std::min<std::size_t>(name.size(), 63);
+  nodes_[parent].lengths |= LengthBit(name);
   children_.emplace(Key{parent, added.name}, path);
   return path;
 }

@@ -47,15 +47,14 @@ class PathTree {
   // kNoPath: no pattern names it.
   PathId Find(PathId parent, std::string_view name) const {
     const Node& node = nodes_[parent];
-    const std::uint64_t length = std::uint64_t{1} << (name.size() < 63 ? name.size() : 63);
-    if ((node.lengths & length) == 0) return kNoPath;
+    if ((node.lengths & LengthBit(name)) == 0) return kNoPath;
     return Lookup(parent, name);
   }
 
   // False: `name` is none below `parent`, nor one of them with a dot and others behind it. Of most
   // that are none, by their lengths.
   bool MayBe(PathId parent, std::string_view name) const {
-    const std::uint64_t length = std::uint64_t{1} << (name.size() < 63 ? name.size() : 63);
+    const std::uint64_t length = LengthBit(name);
     const std::uint64_t lengths = nodes_[parent].lengths;
     if ((lengths & length) != 0) return true;
     return (lengths & (length - 1)) != 0 && name.find('.') != std::string_view::npos;
@@ -84,6 +83,10 @@ class PathTree {
       return H::combine(std::move(state), key.parent, key.name);
     }
   };
+
+  static std::uint64_t LengthBit(std::string_view name) {
+    return std::uint64_t{1} << (name.size() < 63 ? name.size() : 63);
+  }
 
   PathId Lookup(PathId parent, std::string_view name) const {
     if (nodes_[parent].children <= kListedMax) {

@@ -7,37 +7,12 @@
 #include <string_view>
 
 #include "broker/base/check.h"
-#include "broker/base/json_scan.h"
 #include "broker/routing/json_bitmap.h"
 #include "broker/routing/json_tokens.h"
+#include "tests/support/json_texts.h"
 
 namespace tocsin {
 namespace {
-
-bool IsJson(std::string_view text) {
-  JsonValue value;
-  return JsonScanner(text, kJsonDepthMax, JsonNames::kMayRepeat).ReadDocument(value).ok();
-}
-
-// False: the reader refuses, here or on its way.
-template <typename Reader>
-bool Show(Reader& reader, std::string_view text, std::string& shown) {
-  shown.clear();
-  if (!reader.Begin(text)) return false;
-  while (!reader.at_end()) {
-    const char first = reader.First();
-    std::string_view inside;
-    bool escaped = false;
-    if (std::string_view("{}[]:,").find(first) != std::string_view::npos) {
-      reader.Step();
-    } else if (first == '"' ? !reader.String(inside, escaped) : !reader.Word(inside)) {
-      return false;
-    }
-    shown += first;
-    shown.append(inside).append(escaped ? "\\" : " ");
-  }
-  return true;
-}
 
 void Read(std::string_view text) {
   static JsonBitmap bitmap;
@@ -45,9 +20,10 @@ void Read(std::string_view text) {
   const bool json = IsJson(text);
   std::string by_bitmap;
   std::string by_tokens;
-  if (Show(bitmap, text, by_bitmap)) {
+  if (ShowTokens(bitmap, text, by_bitmap)) {
     TOCSIN_CHECK(json, "the bitmap takes what is no JSON: {}", text);
-    TOCSIN_CHECK(Show(tokens, text, by_tokens) && by_tokens == by_bitmap, "other tokens: {}", text);
+    TOCSIN_CHECK(ShowTokens(tokens, text, by_tokens) && by_tokens == by_bitmap, "other tokens: {}",
+                 text);
     TOCSIN_CHECK(bitmap.Begin(text) && bitmap.Skip(1) && bitmap.at_end(), "not passed: {}", text);
     static_cast<void>(bitmap.Begin(text));
     if (bitmap.Take('{') && bitmap.First() == '"') {

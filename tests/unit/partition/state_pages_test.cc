@@ -1,4 +1,5 @@
-// PartitionState as pages of a checkpoint and back, when what it holds is very large.
+// PartitionState by itself: as pages of a checkpoint and back, when what it holds is very large;
+// records that contradict it.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
