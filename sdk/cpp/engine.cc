@@ -195,21 +195,26 @@ std::optional<std::uint64_t> Engine::StartsNow() {
 
 void Engine::LetRun() {
   const std::lock_guard lock(mutex_);
-  std::size_t total = 0;
-  for (const auto& function : functions_) {
-    total += function->waiting.size();
-  }
-  WakeThreadsLocked(total);
+  WakeThreadLocked(steady_clock::now());
 }
 
-void Engine::WakeThreadsLocked(std::size_t count) {
-  if (count >= idle_threads_) {
-    threads_wake_.notify_all();
+// One thread at a time is woken, and wakes the next if there is more than it takes itself: of short
+// handlers' threads most never need to wake. Also for a batch that is due before anybody wakes.
+void Engine::WakeThreadLocked(TimePoint now) {
+  if (waking_ || idle_threads_ == 0) return;
+  for (const auto& function : functions_) {
+    if (function->waiting.empty() || function->running >= function->concurrency) continue;
+    if (!RunnableLocked(*function, now) && function->DueLocked() >= timed_until_) continue;
+    waking_ = true;
+    threads_wake_.notify_one();
     return;
   }
-  for (std::size_t i = 0; i < count; ++i) {
-    threads_wake_.notify_one();
-  }
+}
+
+bool Engine::RunnableLocked(const Function& function, TimePoint now) const {
+  if (function.waiting.empty() || function.running >= function.concurrency) return false;
+  return !function.batch || draining_ ||
+         function.waiting.size() >= function.batch_options.max_items || now >= function.DueLocked();
 }
 
 void Engine::CancelAll() {
@@ -265,16 +270,12 @@ Engine::Function* Engine::PickLocked(TimePoint now, Work* work, TimePoint* wake)
     if (function.waiting.empty() || function.running >= function.concurrency) {
       continue;
     }
-    std::size_t count = 1;
-    if (function.batch) {
-      const std::size_t full = function.batch_options.max_items;
-      const TimePoint due = function.waiting.front().received + function.batch_options.max_wait;
-      if (function.waiting.size() < full && now < due && !draining_) {
-        *wake = std::min(*wake, due);
-        continue;
-      }
-      count = std::min(full, function.waiting.size());
+    if (!RunnableLocked(function, now)) {
+      *wake = std::min(*wake, function.DueLocked());
+      continue;
     }
+    const std::size_t most = function.batch ? function.batch_options.max_items : 1;
+    const std::size_t count = std::min(most, function.waiting.size());
     for (std::size_t j = 0; j < count; ++j) {
       std::unique_ptr<Running> running = NewRunningLocked();
       running->delivery = std::move(function.waiting.front());
@@ -302,20 +303,26 @@ void Engine::ThreadMain() {
   std::unique_lock lock(mutex_);
   while (true) {
     TimePoint wake = TimePoint::max();
-    Function* function = PickLocked(steady_clock::now(), &work, &wake);
+    const TimePoint now = steady_clock::now();
+    Function* function = PickLocked(now, &work, &wake);
     if (function == nullptr) {
       if (stopping_) {
         return;
       }
       ++idle_threads_;
-      if (wake == TimePoint::max()) {
-        threads_wake_.wait(lock);
-      } else {
+      if (wake < timed_until_) {
+        timed_until_ = wake;
         threads_wake_.wait_until(lock, wake);
+        timed_until_ =
+            TimePoint::max();  // whoever waits for less is found out, and woken once more
+      } else {
+        threads_wake_.wait(lock);
       }
       --idle_threads_;
+      waking_ = false;
       continue;
     }
+    WakeThreadLocked(now);
     if (StartedThroughLocked() != started_reported_) {
       WakeWriterLocked();
     }

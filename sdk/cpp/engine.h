@@ -126,6 +126,9 @@ class Engine {
     std::uint32_t concurrency = 1;
     std::uint32_t running = 0;
     std::deque<Delivery> waiting;
+
+    // When what waits of a batch goes although more would have room.
+    TimePoint DueLocked() const { return waiting.front().received + batch_options.max_wait; }
   };
 
   std::uint64_t StartedThroughLocked() const;
@@ -146,7 +149,8 @@ class Engine {
   void RunBatch(Function& function, Work& work);
   void FinishLocked(Running& running, Result* result);
   void WakeWriterLocked();
-  void WakeThreadsLocked(std::size_t count);
+  void WakeThreadLocked(TimePoint now);
+  bool RunnableLocked(const Function& function, TimePoint now) const;
 
   // Set at construction or before StartThreads.
   const std::string name_;
@@ -165,6 +169,8 @@ class Engine {
   bool draining_ = false;
   bool stopping_ = false;
   std::size_t idle_threads_ = 0;
+  bool waking_ = false;                       // one of them was notified and does not run yet
+  TimePoint timed_until_ = TimePoint::max();  // when one of them wakes by itself, at the latest
   std::size_t next_function_ = 0;
   std::uint64_t last_handle_ = 0;
   std::uint64_t started_reported_ = 0;

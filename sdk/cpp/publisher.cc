@@ -23,6 +23,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kRoomHintDefault{100};
 constexpr milliseconds kRoomHintMax{10'000};
 constexpr std::size_t kSpareMax = 4;
+// Of requests that are not half full: one is being synced, and one waits for that.
+constexpr std::size_t kPartsInFlightMax = 2;
 // A broker reads messages of at most 8 MiB and requests of at most 65,536 events.
 constexpr std::size_t kEventBytesMost = std::size_t{7} << 20;
 constexpr std::size_t kBatchBytesMost = std::size_t{4} << 20;
@@ -98,8 +100,9 @@ class Publisher::Impl {
   // Guarded by mutex_.
   std::deque<Batch> queue_;  // the last one takes what is published
   std::deque<Batch> in_flight_;
-  std::deque<Batch> refused_;  // in order; sent again when nothing is in flight any more
-  std::vector<Batch> spare_;   // answered ones, for their memory
+  std::size_t parts_in_flight_ = 0;  // of them, those sent with room for more
+  std::deque<Batch> refused_;        // in order; sent again when nothing is in flight any more
+  std::vector<Batch> spare_;         // answered ones, for their memory
   std::size_t unanswered_events_ = 0;
   std::size_t unanswered_bytes_ = 0;
   std::uint64_t next_sequence_ = 1;
@@ -212,6 +215,11 @@ void Publisher::Impl::Pump(Lock& lock) {
       in_flight_.size() >= options_.batches_in_flight_max) {
     return;
   }
+  const bool part = queue_.size() == 1 && queue_.front().size() < options_.batch_events_max &&
+                    queue_.front().bytes().size() < options_.batch_bytes_max / 2;
+  if (part && parts_in_flight_ >= kPartsInFlightMax) return;  // an answer comes, and starts it
+  parts_in_flight_ += part ? 1 : 0;
+  queue_.front().part = part;
   in_flight_.push_back(std::move(queue_.front()));
   queue_.pop_front();
   Batch& batch = in_flight_.back();
@@ -281,6 +289,7 @@ void Publisher::Impl::Main() {
     refused_.clear();
     std::deque<Batch> unanswered = std::move(in_flight_);
     in_flight_.clear();
+    parts_in_flight_ = 0;
     resend_ = false;
     std::optional<Batch> poisoned;
     if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT && !unanswered.empty()) {
@@ -401,6 +410,7 @@ bool Publisher::Impl::OnResponse(const pb::PublishResponse& response) {
     }
     batch = std::move(in_flight_.front());
     in_flight_.pop_front();
+    parts_in_flight_ -= batch.part ? 1 : 0;
     answered_once_ = true;
   }
   if (response.exceptions_size() > 0 || response.refs_size() > 0) {

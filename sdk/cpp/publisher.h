@@ -57,6 +57,8 @@ struct PublisherOptions {
   bool positions = false;  // ask for every event's partition and offset
   std::size_t batch_events_max = 2048;
   std::size_t batch_bytes_max = 256 * 1024;  // an event that is larger travels alone
+  // Of those that are not half full two at most: what is published meanwhile goes together with the
+  // next answer.
   std::size_t batches_in_flight_max = 16;
   std::size_t queue_events_max = 131'072;
   std::size_t queue_bytes_max = 64 * 1024 * 1024;

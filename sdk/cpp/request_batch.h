@@ -22,6 +22,7 @@ void AddVarint(std::uint64_t value, std::string* out);
 class RequestBatch {
  public:
   std::uint64_t sequence = 0;
+  bool part = false;  // sent although it had room for more
 
   std::size_t size() const { return ends_.size(); }
   const std::string& bytes() const { return *bytes_; }

@@ -85,6 +85,30 @@ TEST_F(PublisherTest, BatchesByItselfAndKeepsTheOrder) {
   EXPECT_LT(requests, 2500);
 }
 
+// Two small requests are under way at most: what is published meanwhile goes together. The broker
+// answers nothing until all is published, with time for each to be sent by itself.
+TEST_F(PublisherTest, WhatIsPublishedBehindTwoSmallRequestsGoesTogether) {
+  constexpr int kEvents = 1500;  // less than half of what a request takes
+  TestQueue<int> sizes;
+  TestQueue<int> answer;
+  broker_.set_on_publish([&](const auto& request, auto* response) {
+    sizes.Push(request.events_size());
+    answer.Pop();
+    store_.Accept(request, response);
+    return true;
+  });
+  Publisher publisher(Options());
+  std::vector<std::future<PublishResult>> results;
+  for (int i = 0; i < kEvents; ++i) results.push_back(publisher.Publish(Numbered(i)));
+  for (int i = 0; i < kEvents; ++i) answer.Push(1);
+  for (auto& result : results) EXPECT_TRUE(result.get().status.ok());
+  sizes.Close();
+  int requests = 0;
+  while (sizes.Pop()) ++requests;
+  EXPECT_LE(requests, 3);
+  EXPECT_EQ(store_.ids, Expected(kEvents));
+}
+
 TEST_F(PublisherTest, ADuplicateIsASuccessAndSaysWhereItsFirstIs) {
   broker_.set_on_publish([&](const auto& request, auto* response) {
     store_.Accept(request, response);

@@ -347,6 +347,54 @@ TEST(EngineTest, WhatArrivesAfterTheLastAnswerIsNotRun) {
   EXPECT_EQ(ran, 1);
 }
 
+// Each thread that begins wakes the next: all that may run at once do.
+TEST_F(WorkerTest, AllThatMayRunAtOnceDo) {
+  Worker worker("orders", Options());
+  TestQueue<std::string> begun;
+  TestQueue<int> proceed;
+  const auto wait = [&](const Event& event, Context&) {
+    begun.Push(std::string(event.id()));
+    proceed.Pop();
+    return Ack();
+  };
+  worker.On("charge", wait, {.concurrency = 4});
+  worker.On("mail", wait, {.concurrency = 2});
+  const auto session = Run(worker);
+  session->Deliver("charge", 1, 5);
+  session->Deliver("mail", 6, 3);
+  for (int i = 0; i < 6; ++i) EXPECT_TRUE(begun.Pop().has_value()) << i << " have begun";
+  for (int i = 0; i < 8; ++i) proceed.Push(1);
+  EXPECT_THAT(session->Acked(8), testing::SizeIs(8));
+}
+
+// An idle worker's threads all sleep; a batch that is not full needs one that wakes in time.
+TEST_F(WorkerTest, PartsOfBatchesGoInTimeWhateverTheOthersWaitFor) {
+  Worker worker("orders", Options());
+  TestQueue<int> begun;
+  TestQueue<int> proceed;
+  worker.OnBatch("hourly", [](auto, auto) { return BatchResult{}; },
+                 {.max_items = 100, .max_wait = std::chrono::hours(1), .concurrency = 1});
+  worker.OnBatch("soon", [](auto, auto) { return BatchResult{}; },
+                 {.max_items = 100, .max_wait = milliseconds(40), .concurrency = 1});
+  worker.On("slow", [&](const Event&, Context&) {
+    begun.Push(1);
+    proceed.Pop();
+    return Ack();
+  });
+  const auto session = Run(worker);
+  session->Deliver("soon", 1, 1);
+  EXPECT_THAT(session->Acked(1), ElementsAre(1));
+  session->Deliver("hourly", 2, 1);
+  session->Deliver("soon", 3, 1);
+  EXPECT_THAT(session->Acked(1), ElementsAre(3));
+  // Whoever would have woken for it is busy.
+  session->Deliver("soon", 4, 1);
+  session->Deliver("slow", 5, 1);
+  EXPECT_TRUE(begun.Pop().has_value());
+  EXPECT_THAT(session->Acked(1), ElementsAre(4));
+  proceed.Push(1);
+}
+
 TEST_F(WorkerTest, HeartbeatsComeWhileAHandlerHangs) {
   Worker worker("orders", Options());
   TestQueue<int> proceed;
