@@ -9,12 +9,13 @@
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
+#include <string_view>
 
 namespace tocsin {
 
 namespace internal {
-// Zeroed; never null. Freed by std::free.
-void* AllocateLarge(std::size_t bytes);
+// Zeroed unless `zeroed` is false; never null. Freed by std::free.
+void* AllocateLarge(std::size_t bytes, bool zeroed = true);
 }  // namespace internal
 
 template <typename T>
@@ -35,6 +36,26 @@ class LargeArray {
     void operator()(T* values) const { std::free(values); }
   };
   std::unique_ptr<T[], Free> values_;
+  std::size_t size_ = 0;
+};
+
+// Bytes to read a large file into: not zeroed before, and few page faults.
+class LargeBuffer {
+ public:
+  LargeBuffer() = default;
+  explicit LargeBuffer(std::size_t size)
+      : bytes_(static_cast<char*>(internal::AllocateLarge(size, false))), size_(size) {}
+
+  char* data() { return bytes_.get(); }
+  std::size_t size() const { return size_; }
+  void Shorten(std::size_t size) { size_ = size; }
+  std::string_view view() const { return {bytes_.get(), size_}; }
+
+ private:
+  struct Free {
+    void operator()(char* bytes) const { std::free(bytes); }
+  };
+  std::unique_ptr<char[], Free> bytes_;
   std::size_t size_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "broker/journal/chain.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "broker/base/check.h"
@@ -11,6 +12,8 @@ namespace {
 
 // Bodies up to this size are copied behind their header: cheaper than a piece of their own.
 constexpr std::size_t kCopyMax = 8 * 1024;
+constexpr std::size_t kPageBytes = 4096;
+constexpr std::array<std::byte, kPageBytes> kZeros{};
 
 }  // namespace
 
@@ -66,6 +69,12 @@ absl::Status Chain::Write() {
     from = to;
   }
   if (from < copied_.size()) pieces.push_back(AsBytes(std::string_view(copied_).substr(from)));
+  // To the end of its page, over zeros: a page of which only a part is written, and which is not in
+  // memory, is read first. The one where a group begins is there from the group before.
+  const std::uint64_t used = write_end_ + group_bytes_ - active_->first;
+  const std::uint64_t page =
+      std::min((used + kPageBytes - 1) / kPageBytes * kPageBytes, std::max(active_->bytes, used));
+  if (page > used) pieces.push_back(std::span(kZeros).first(page - used));
 
   absl::Status status = active_->file->WriteAt(write_end_ - active_->first, pieces);
   if (absl::IsResourceExhausted(status)) {

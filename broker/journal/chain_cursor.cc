@@ -9,7 +9,9 @@
 namespace tocsin {
 namespace {
 
-constexpr std::size_t kWindowBytes = 128 * 1024;
+// Enough for small batches to come many at a time; of a large one that is of another partition not
+// much more than the header is read.
+constexpr std::size_t kWindowBytes = 16 * 1024;
 
 }  // namespace
 

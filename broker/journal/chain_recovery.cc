@@ -135,8 +135,8 @@ absl::Status Chain::ReadSegments(std::vector<Found>& all) {
                               ReadsAsZeros(*found.file, kSegmentHeaderBytes, bytes));
       if (unwritten) bytes = kSegmentHeaderBytes;
     }
-    TOCSIN_ASSIGN_OR_RETURN(const std::string content, ReadRange(*found.file, 0, bytes));
-    found.scan = ScanSegment(content, found.first);
+    TOCSIN_ASSIGN_OR_RETURN(const LargeBuffer content, ReadLarge(*found.file, 0, bytes));
+    found.scan = ScanSegment(content.view(), found.first);
     found.index.first = found.first;
     found.index.end = first_place;
     if (!found.scan.batches.empty() && found.scan.batches[0].log_position == first_place) {

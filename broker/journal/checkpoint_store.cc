@@ -42,10 +42,10 @@ std::string CheckpointStore::Path(std::uint64_t sequence, const char* suffix) co
   return fmt::format("{}/{:08x}-{:016x}.{}", kDir, partition_.value(), sequence, suffix);
 }
 
-absl::StatusOr<std::string> CheckpointStore::ReadFile(std::uint64_t sequence) const {
+absl::StatusOr<LargeBuffer> CheckpointStore::ReadFile(std::uint64_t sequence) const {
   TOCSIN_ASSIGN_OR_RETURN(const auto file, fs_.Open(Path(sequence, "ckpt")));
   TOCSIN_ASSIGN_OR_RETURN(const std::uint64_t size, file->Size());
-  return ReadRange(*file, 0, size);
+  return ReadLarge(*file, 0, size);
 }
 
 // Goes through the file's batches to the last readable commit; `pages`, if given, gets what counts.
@@ -113,8 +113,9 @@ CheckpointStore::StoredFile CheckpointStore::Parse(std::string_view content, Pag
   return file;
 }
 
-absl::Status CheckpointStore::Recover() {
+absl::Status CheckpointStore::Recover(std::size_t& keep_bytes) {
   files_.clear();
+  kept_.reset();
   appendable_ = false;
   auto names = fs_.List(kDir);
   if (absl::IsNotFound(names.status())) return absl::OkStatus();
@@ -131,8 +132,9 @@ absl::Status CheckpointStore::Recover() {
     }
     if (!name.ends_with(".ckpt")) continue;
     StoredFile file;
-    if (const auto content = ReadFile(sequence); content.ok()) {
-      file = Parse(*content, nullptr);
+    if (auto content = ReadFile(sequence); content.ok()) {
+      file = Parse(content->view(), nullptr);
+      if (!file.commits.empty()) Keep(sequence, *std::move(content), keep_bytes);
     } else {
       file.error = std::string(MessageOf(content.status()));
     }
@@ -140,6 +142,14 @@ absl::Status CheckpointStore::Recover() {
     files_.push_back(std::move(file));
   }
   return absl::OkStatus();
+}
+
+void CheckpointStore::Keep(std::uint64_t sequence, LargeBuffer content, std::size_t& bytes) {
+  if (kept_) bytes += kept_->content.size();
+  kept_.reset();
+  if (content.size() > bytes) return;
+  bytes -= content.size();
+  kept_ = Kept{sequence, std::move(content)};
 }
 
 std::uint64_t CheckpointStore::log_synced() const {
@@ -158,10 +168,17 @@ std::uint32_t CheckpointStore::epoch_max() const {
   return epoch;
 }
 
-absl::StatusOr<CheckpointStore::Pages> CheckpointStore::LoadPages(const StoredFile& file) const {
-  TOCSIN_ASSIGN_OR_RETURN(const std::string content, ReadFile(file.sequence));
+absl::StatusOr<CheckpointStore::Pages> CheckpointStore::LoadPages(const StoredFile& file,
+                                                                  std::optional<Kept> kept) const {
+  LargeBuffer content;
+  if (kept && kept->sequence == file.sequence) {
+    content = std::move(kept->content);
+  } else {
+    kept.reset();
+    TOCSIN_ASSIGN_OR_RETURN(content, ReadFile(file.sequence));
+  }
   Pages pages;
-  const StoredFile again = Parse(content, &pages);
+  const StoredFile again = Parse(content.view(), &pages);
   if (again.commits.size() != file.commits.size()) {
     return absl::DataLossError(
         fmt::format("{} changed while it was read", Path(file.sequence, "ckpt")));
@@ -171,6 +188,7 @@ absl::StatusOr<CheckpointStore::Pages> CheckpointStore::LoadPages(const StoredFi
 
 absl::StatusOr<std::optional<Checkpoint>> CheckpointStore::Load(
     std::uint64_t log_start, std::vector<std::string>& warnings) {
+  std::optional<Kept> kept = std::exchange(kept_, std::nullopt);
   if (files_.empty()) return std::optional<Checkpoint>();
   std::string reasons;
   const auto skip = [&](const StoredFile& file, std::string_view why) {
@@ -189,7 +207,7 @@ absl::StatusOr<std::optional<Checkpoint>> CheckpointStore::Load(
            file.commits.empty() ? "is damaged" : "is damaged behind a commit that is too old");
       continue;
     }
-    auto pages = LoadPages(file);
+    auto pages = LoadPages(file, std::exchange(kept, std::nullopt));
     if (!pages.ok()) {
       skip(file, fmt::format("cannot be read ({})", MessageOf(pages.status())));
       continue;
@@ -263,7 +281,7 @@ absl::Status CheckpointStore::Begin(Request request) {
     const auto newest = std::find_if(files_.rbegin(), files_.rend(),
                                      [](const StoredFile& file) { return !file.commits.empty(); });
     if (!delta.base && newest != files_.rend()) {
-      TOCSIN_ASSIGN_OR_RETURN(pages, LoadPages(*newest));
+      TOCSIN_ASSIGN_OR_RETURN(pages, LoadPages(*newest, std::nullopt));
     }
     for (CheckpointPage& page : delta.pages) {
       const std::pair key(page.table, page.page);

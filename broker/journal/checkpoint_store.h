@@ -23,6 +23,7 @@
 
 #include "absl/status/statusor.h"
 #include "broker/base/file_system.h"
+#include "broker/base/large_array.h"
 #include "broker/journal/journal.h"
 #include "broker/journal/quarantine.h"
 
@@ -35,7 +36,8 @@ class CheckpointStore {
 
   // Reads what is there; removes unfinished temp files. A file that cannot be read is no error: it
   // is as one that is damaged.
-  absl::Status Recover();
+  // Keeps the newest file for Load() if it has at most `keep_bytes`, which it takes off.
+  absl::Status Recover(std::size_t& keep_bytes);
 
   // Of all readable commits: the highest position of the log that was durable when one was made,
   // and the highest epoch.
@@ -86,6 +88,11 @@ class CheckpointStore {
     std::uint64_t base_bytes = 0;  // end of the first commit
     std::uint32_t last_header_crc = 0;
   };
+  // The newest readable file as Recover() read it, until Load() has used it.
+  struct Kept {
+    std::uint64_t sequence = 0;
+    LargeBuffer content;
+  };
   struct Write {
     bool new_file = false;
     std::unique_ptr<File> file;
@@ -99,8 +106,10 @@ class CheckpointStore {
 
   std::string Path(std::uint64_t sequence, const char* suffix) const;
   static StoredFile Parse(std::string_view content, Pages* pages);
-  absl::StatusOr<std::string> ReadFile(std::uint64_t sequence) const;
-  absl::StatusOr<Pages> LoadPages(const StoredFile& file) const;
+  absl::StatusOr<LargeBuffer> ReadFile(std::uint64_t sequence) const;
+  void Keep(std::uint64_t sequence, LargeBuffer content, std::size_t& bytes);
+  // `kept`: the file as it was read before, if it was.
+  absl::StatusOr<Pages> LoadPages(const StoredFile& file, std::optional<Kept> kept) const;
   bool MustRebase(const CheckpointDelta& delta) const;
   void AddBatch(Write& write, std::uint8_t flags, const CheckpointDelta& delta,
                 const std::string& body);
@@ -112,7 +121,8 @@ class CheckpointStore {
   const std::size_t piece_bytes_;
 
   std::vector<StoredFile> files_;  // ascending
-  bool appendable_ = false;        // the newest file was written by this process, without an error
+  std::optional<Kept> kept_;
+  bool appendable_ = false;  // the newest file was written by this process, without an error
   std::optional<Write> write_;
 };
 

@@ -46,14 +46,15 @@ absl::Status FileJournalEngine::Recover() {
   TOCSIN_RETURN_IF_ERROR(quarantine_.Open());
 
   std::uint64_t known_synced = 0;
+  std::size_t keep_bytes = options_.checkpoints_kept_max;
   const MutexLock lock(mutex_);
   for (std::uint32_t i = 0; i < manifest_.partitions; ++i) {
     const PartitionId id(i);
     Partition& partition = partitions_[id];
     partition.checkpoints =
         std::make_unique<CheckpointStore>(fs_, quarantine_, id, options_.checkpoint_piece_bytes);
-    TOCSIN_RETURN_IF_ERROR(
-        Annotate(partition.checkpoints->Recover(), fmt::format("checkpoints of partition {}", i)));
+    TOCSIN_RETURN_IF_ERROR(Annotate(partition.checkpoints->Recover(keep_bytes),
+                                    fmt::format("checkpoints of partition {}", i)));
     known_synced = std::max(known_synced, partition.checkpoints->log_synced());
     partition.epoch = partition.checkpoints->epoch_max();
   }

@@ -37,6 +37,9 @@ struct FileJournalOptions {
   std::string version = "0.1.0";
   std::uint64_t segment_bytes = std::uint64_t{64} << 20;
   std::uint64_t letter_segment_bytes = std::uint64_t{16} << 20;
+  // Of all partitions' newest checkpoints, kept from recovery until each is loaded; else they are
+  // read twice.
+  std::size_t checkpoints_kept_max = std::size_t{64} << 20;
   std::size_t segments_ahead = 2;
   std::size_t batch_bytes_max = std::size_t{4} << 20;
   std::size_t group_bytes_max = std::size_t{4} << 20;  // bodies; one batch always fits

@@ -151,6 +151,15 @@ absl::StatusOr<std::string> ReadRange(const File& file, std::uint64_t from, std:
   return content;
 }
 
+absl::StatusOr<LargeBuffer> ReadLarge(const File& file, std::uint64_t from, std::uint64_t to) {
+  LargeBuffer content(static_cast<std::size_t>(to - from));
+  TOCSIN_ASSIGN_OR_RETURN(
+      const std::size_t got,
+      file.ReadAt(from, std::as_writable_bytes(std::span<char>(content.data(), content.size()))));
+  content.Shorten(got);
+  return content;
+}
+
 absl::StatusOr<bool> ReadsAsZeros(const File& file, std::uint64_t from, std::uint64_t to) {
   constexpr std::uint64_t kPieceBytes = std::uint64_t{256} << 10;  // stays in the processor's cache
   std::string piece(static_cast<std::size_t>(std::min(kPieceBytes, to - from)), '\0');

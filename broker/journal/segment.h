@@ -18,6 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "broker/base/file_system.h"
+#include "broker/base/large_array.h"
 #include "broker/journal/batch_header.h"
 
 namespace tocsin {
@@ -66,6 +67,8 @@ std::optional<std::uint64_t> FindHeader(std::string_view content, std::uint64_t 
 
 // The file's bytes in [from, to), short at its end.
 absl::StatusOr<std::string> ReadRange(const File& file, std::uint64_t from, std::uint64_t to);
+// The same for many bytes.
+absl::StatusOr<LargeBuffer> ReadLarge(const File& file, std::uint64_t from, std::uint64_t to);
 // False also if the file ends before `to`. Needs no memory for what it reads.
 absl::StatusOr<bool> ReadsAsZeros(const File& file, std::uint64_t from, std::uint64_t to);
 

@@ -12,11 +12,23 @@ namespace tocsin {
 namespace {
 
 constexpr std::uint64_t kDropAhead = 8;  // how far ahead the oldest ids' slots are fetched
+constexpr std::uint64_t kLoadAhead = 8;
 
 }  // namespace
 
 DedupeTable::DedupeTable(std::int64_t window_us, std::size_t ids_max)
     : window_us_(window_us), ids_max_(std::max<std::size_t>(ids_max, 1)), index_(1024) {}
+
+// Entry `i` of a page's `entries`, where it lies whole.
+DedupeTable::Entry DedupeTable::EntryOf(std::string_view entries, std::uint64_t i) {
+  WireReader reader(entries.substr(i * kEntryBytes, kEntryBytes));
+  Entry entry;
+  std::uint64_t time_us = 0;
+  static_cast<void>(reader.ReadU64(entry.identity.low) && reader.ReadU64(entry.identity.high) &&
+                    reader.ReadU64(entry.offset) && reader.ReadU64(time_us));
+  entry.time_us = static_cast<std::int64_t>(time_us);
+  return entry;
+}
 
 DedupeTable::Entry& DedupeTable::At(std::uint64_t sequence) {
   return chunks_[sequence / kChunkEntries - first_chunk_]->entries[sequence % kChunkEntries];
@@ -68,9 +80,15 @@ void DedupeTable::IndexErase(std::uint64_t sequence) {
   index_[hole] = 0;
 }
 
-void DedupeTable::Grow() {
-  const LargeArray<std::uint64_t> old =
-      std::exchange(index_, LargeArray<std::uint64_t>(index_.size() * 2));
+void DedupeTable::Reserve(std::size_t ids) {
+  std::size_t slots = index_.size();
+  while (ids * 2 > slots) slots *= 2;
+  if (slots > index_.size()) Grow(slots);
+}
+
+// `slots`: a power of two.
+void DedupeTable::Grow(std::size_t slots) {
+  const LargeArray<std::uint64_t> old = std::exchange(index_, LargeArray<std::uint64_t>(slots));
   for (const std::uint64_t slot : old) {
     if (slot == 0) continue;
     std::size_t at = Slot(static_cast<std::uint32_t>(slot >> 32));
@@ -92,7 +110,7 @@ void DedupeTable::DropOldest() {
 void DedupeTable::Insert(const Hash128& identity, Offset offset, std::int64_t now_us) {
   while (head_ < tail_ && At(head_).time_us < now_us - window_us_) DropOldest();
   while (size() >= ids_max_) DropOldest();
-  if ((size() + 1) * 2 > index_.size()) Grow();
+  Reserve(size() + 1);
   // A repeat beyond the window can still be in the ring; the newer one must be found first.
   for (std::size_t slot = Slot(identity); index_[slot] != 0;
        slot = (slot + 1) & (index_.size() - 1)) {
@@ -127,7 +145,7 @@ void DedupeTable::TakePages(bool every,
     const std::uint64_t end = std::min(tail_, (page + 1) * kChunkEntries);
     if (first >= end) continue;
     std::string bytes;
-    bytes.reserve(16 + (end - first) * 32);
+    bytes.reserve(16 + (end - first) * kEntryBytes);
     PutU64(bytes, first);
     PutU64(bytes, end - first);
     for (std::uint64_t sequence = first; sequence < end; ++sequence) {
@@ -148,7 +166,7 @@ absl::Status DedupeTable::LoadPage(std::uint64_t page, std::string_view bytes) {
   std::uint64_t first = 0;
   std::uint64_t count = 0;
   if (!reader.ReadU64(first) || !reader.ReadU64(count) || count > kChunkEntries ||
-      reader.remaining() != count * 32 || first / kChunkEntries != page ||
+      reader.remaining() != count * kEntryBytes || first / kChunkEntries != page ||
       (tail_ != head_ && first != tail_)) {
     return absl::DataLossError(
         fmt::format("checkpoint: page {} of the id table is malformed", page));
@@ -158,15 +176,11 @@ absl::Status DedupeTable::LoadPage(std::uint64_t page, std::string_view bytes) {
     head_ = tail_ = first;
     first_chunk_ = saved_first_chunk_ = page;
   }
+  Reserve(size() + count);
+  const std::string_view entries = bytes.substr(bytes.size() - reader.remaining());
   for (std::uint64_t i = 0; i < count; ++i) {
-    Entry entry;
-    std::uint64_t time_us = 0;
-    if (!reader.ReadU64(entry.identity.low) || !reader.ReadU64(entry.identity.high) ||
-        !reader.ReadU64(entry.offset) || !reader.ReadU64(time_us)) {
-      return absl::DataLossError("checkpoint: the id table is cut short");
-    }
-    entry.time_us = static_cast<std::int64_t>(time_us);
-    if ((size() + 1) * 2 > index_.size()) Grow();
+    if (i + kLoadAhead < count) Prefetch(EntryOf(entries, i + kLoadAhead).identity);
+    const Entry entry = EntryOf(entries, i);
     if (tail_ / kChunkEntries - first_chunk_ >= chunks_.size()) {
       chunks_.push_back(std::make_unique<Chunk>());
       chunks_.back()->entries.resize(kChunkEntries);

@@ -49,11 +49,16 @@ class DedupeTable {
 
   // Pages that changed since the last call (or all, with `every`); an empty one is gone.
   void TakePages(bool every, const std::function<void(std::uint64_t, std::string)>& put);
+  // How many ids a page has, at most.
+  static std::size_t IdsIn(std::string_view page) { return page.size() / kEntryBytes; }
+  // Makes room for so many ids at once.
+  void Reserve(std::size_t ids);
   // In ascending order of pages, into an empty table.
   //   kDataLoss
   absl::Status LoadPage(std::uint64_t page, std::string_view bytes);
 
  private:
+  static constexpr std::size_t kEntryBytes = 32;  // in a page
   struct Entry {
     Hash128 identity;
     std::uint64_t offset = 0;
@@ -64,6 +69,7 @@ class DedupeTable {
     std::vector<Entry> entries;
   };
 
+  static Entry EntryOf(std::string_view entries, std::uint64_t i);
   Entry& At(std::uint64_t sequence);
   const Entry& At(std::uint64_t sequence) const;
   void IndexInsert(std::uint32_t tag, std::uint64_t sequence);
@@ -80,7 +86,7 @@ class DedupeTable {
     const std::uint32_t low = static_cast<std::uint32_t>(slot) - 1;
     return head_ + (low - static_cast<std::uint32_t>(head_));
   }
-  void Grow();
+  void Grow(std::size_t slots);
   void DropOldest();
 
   const std::int64_t window_us_;

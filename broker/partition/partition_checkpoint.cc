@@ -318,6 +318,11 @@ void PartitionState::TakePages(bool every, CheckpointDelta& delta) {
 }
 
 absl::Status PartitionState::LoadPages(const std::vector<CheckpointPage>& pages) {
+  std::size_t ids = 0;
+  for (const CheckpointPage& page : pages) {
+    if (page.table == kDedupeTable) ids += DedupeTable::IdsIn(page.bytes);
+  }
+  dedupe_.Reserve(ids);
   for (std::size_t i = 0; i < pages.size();) {
     const CheckpointPage& first = pages[i];
     if (first.table == kDedupeTable) {

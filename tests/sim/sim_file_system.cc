@@ -92,6 +92,7 @@ class SimFileSystem::SimFile final : public File {
     for (const auto& piece : pieces) {
       bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
     }
+    fs_.last_write_end_ = position + bytes.size();
     absl::Status status = power;
     std::size_t size = bytes.size();
     if (const auto error = fs_.Injected(Call::kWrite, path_)) {

@@ -78,6 +78,8 @@ class SimFileSystem final : public FileSystem {
   void Put(const std::string& path, std::string bytes);
   void Delete(const std::string& path);
   std::vector<std::string> Paths() const;
+  // Where the last WriteAt() ended, in its file.
+  std::uint64_t last_write_end() const { return last_write_end_; }
 
  private:
   static constexpr std::size_t kSector = 512;
@@ -106,6 +108,7 @@ class SimFileSystem final : public FileSystem {
   static std::string DirOf(const std::string& path);
 
   SeededRandom random_;
+  std::uint64_t last_write_end_ = 0;
   std::uint64_t generation_ = 0;  // rises with every crash
   std::map<std::string, std::shared_ptr<Inode>> names_;
   std::set<std::string> dirs_;

@@ -35,6 +35,7 @@ class JournalRig {
     options.reserve_bytes = reserve_bytes;
     options.quarantine_bytes_max = quarantine_bytes_max;
     options.degraded = degraded;
+    options.checkpoints_kept_max = checkpoints_kept_max;
     options.on_fatal = [this](const absl::Status& status) {
       ++fatal_calls;
       fatal = status;
@@ -163,6 +164,7 @@ class JournalRig {
   std::string version = "1.2.3";
   std::uint64_t reserve_bytes = 0;
   std::uint64_t quarantine_bytes_max = 1 << 20;
+  std::size_t checkpoints_kept_max = std::size_t{1} << 20;
   bool degraded = false;
 
   SimFileSystem fs;

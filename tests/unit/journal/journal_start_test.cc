@@ -20,6 +20,23 @@ void WriteTwo(JournalRig& rig) {
   rig.Kill();
 }
 
+// A page of which only a part is written is read from the disk first, if it is not in memory.
+TEST(JournalWriteTest, GroupsAreWrittenToTheEndOfTheirPage) {
+  JournalRig rig;
+  rig.StartAndOpen();
+  std::vector<std::string> texts;
+  for (const std::size_t bytes : {10, 3000, 1200, 4000, 7000, 1}) {
+    texts.emplace_back(bytes, 't');
+    const auto appended = rig.Append(texts.back());
+    ASSERT_TRUE(appended.ok()) << appended.status();
+    const std::uint64_t end = appended->end.value();
+    EXPECT_EQ(rig.fs.last_write_end(), (end + 4095) / 4096 * 4096) << bytes;
+  }
+  ASSERT_TRUE(rig.Restart().ok());
+  ASSERT_TRUE(rig.Open().ok());
+  EXPECT_EQ(rig.Texts(), texts);
+}
+
 TEST(JournalFaultsTest, F9TheOlderCheckpointIsUsedLoudly) {
   JournalRig rig;
   WriteTwo(rig);
@@ -83,6 +100,7 @@ void WriteTwoAndTrim(JournalRig& rig) {
 TEST(JournalFaultsTest, F9TheOlderCheckpointIsUsedIfTheDiskCannotReadTheNewest) {
   for (const int good : {0, 1}) {  // reads: one when the directory is looked through, one to load
     JournalRig rig;
+    if (good == 1) rig.checkpoints_kept_max = 0;
     ASSERT_NO_FATAL_FAILURE(WriteTwoAndTrim(rig));
     const std::string newest = rig.Paths("checkpoint/")[1];
     rig.fs.Fail(SimFileSystem::Call::kRead, newest, absl::InternalError("EIO"), 1, good);
