@@ -25,6 +25,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "broker/base/mutex.h"
 #include "dispatch/dispatcher.h"
+#include "dispatch/handle_table.h"
 #include "dispatch/intrusive_list.h"
 #include "dispatch/rate_limit.h"
 #include "dispatch/worker_session.h"
@@ -247,7 +248,7 @@ struct WorkerSession::Impl {
   bool ended ABSL_GUARDED_BY(mutex) = false;
   std::uint64_t next_handle ABSL_GUARDED_BY(mutex) = 1;
   std::uint64_t started_through ABSL_GUARDED_BY(mutex) = 0;
-  absl::flat_hash_map<std::uint64_t, Slot> slots ABSL_GUARDED_BY(mutex);
+  HandleTable<Slot> slots ABSL_GUARDED_BY(mutex);
   std::uint64_t in_flight_bytes ABSL_GUARDED_BY(mutex) = 0;
   std::uint64_t delivered ABSL_GUARDED_BY(mutex) = 0, acked ABSL_GUARDED_BY(mutex) = 0,
                           retried ABSL_GUARDED_BY(mutex) = 0, rejected ABSL_GUARDED_BY(mutex) = 0,

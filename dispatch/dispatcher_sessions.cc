@@ -54,13 +54,9 @@ void Dispatcher::Detach(const std::shared_ptr<WorkerSession>& session, bool clea
     if (s.ended) return;
     s.ended = true;
     // In the order of delivery, so that each partition sees its own in order.
-    std::vector<std::uint64_t> handles;
-    for (const auto& [handle, slot] : s.slots) {
-      if (!slot.ended) handles.push_back(handle);
-    }
-    std::sort(handles.begin(), handles.end());
-    for (const std::uint64_t handle : handles) {
-      const WorkerSession::Impl::Slot& slot = s.slots.find(handle)->second;
+    const std::uint64_t started_through = s.started_through;
+    s.slots.ForEach([&](std::uint64_t handle, const WorkerSession::Impl::Slot& slot) {
+      if (slot.ended) return;
       auto batch = std::find_if(batches.begin(), batches.end(), [&slot](const auto& candidate) {
         return candidate.first == slot.partition;
       });
@@ -69,10 +65,10 @@ void Dispatcher::Detach(const std::shared_ptr<WorkerSession>& session, bool clea
         batch = std::prev(batches.end());
         batch->second.session = s.id;
       }
-      const bool started = !clean && handle <= s.started_through;
+      const bool started = !clean && handle <= started_through;
       batch->second.lost.push_back(LostLease{slot.delivery, started});
-    }
-    s.slots.clear();
+    });
+    s.slots.Clear();
     s.in_flight_bytes = 0;
   }
   Impl::Wakes wakes;

@@ -23,6 +23,14 @@ QueueEntry* EntryTable::Find(Offset offset) const {
   return entry;
 }
 
+void EntryTable::PrefetchBucket(Offset offset) const {
+  if (!buckets_.empty()) __builtin_prefetch(&buckets_[BucketOf(offset)]);
+}
+
+void EntryTable::PrefetchEntry(Offset offset) const {
+  if (!buckets_.empty()) __builtin_prefetch(buckets_[BucketOf(offset)]);
+}
+
 QueueEntry* EntryTable::Add(const Candidate& candidate) {
   if (size() >= buckets_.size()) GrowBuckets();
   QueueEntry* entry = slab_.Take();

@@ -61,6 +61,9 @@ class EntryTable {
   std::size_t size() const { return by_offset_.size(); }
   QueueEntry* lowest() const { return by_offset_.front(); }
   QueueEntry* Find(Offset offset) const;
+  // Fetches what Find(offset) will look at, in two steps some calls apart.
+  void PrefetchBucket(Offset offset) const;
+  void PrefetchEntry(Offset offset) const;
 
   // `candidate.offset` must not be held.
   QueueEntry* Add(const Candidate& candidate);

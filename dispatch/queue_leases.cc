@@ -125,6 +125,7 @@ void TriggerQueue::TakeReady(std::size_t count_max, std::uint64_t bytes_max, boo
   const bool any_expires = q.AnyExpires();
   std::uint64_t bytes = 0;
   std::size_t taken = 0;
+  leases.reserve(leases.size() + std::min(count, list.size()));
   while (taken < count && !list.empty()) {
     QueueEntry& entry = *list.front();
     if (const char* why = any_expires ? q.Expired(entry, wall) : nullptr; why != nullptr) {
@@ -422,6 +423,14 @@ std::optional<Instant> TriggerQueue::NextDue() const {
   if (!q.timers.empty() && (!next || q.timers.front().due < *next)) next = q.timers.front().due;
   if (q.WantsRoom() && (!next || q.room_due < *next)) next = q.room_due;
   return next;
+}
+
+void TriggerQueue::Prefetch(Offset offset, bool entry) const {
+  if (entry) {
+    impl_->entries.PrefetchEntry(offset);
+  } else {
+    impl_->entries.PrefetchBucket(offset);
+  }
 }
 
 bool TriggerQueue::Holds(Offset offset, FencingToken token) const {

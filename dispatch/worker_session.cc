@@ -70,17 +70,19 @@ std::uint64_t WorkerSession::OnAnswers(FrameAnswers answers, Instant now,
     s.started_through =
         std::max(s.started_through, std::min(answers.started_through, s.next_handle - 1));
     // The slot leaves the session; false if its lease had ended.
-    const auto finish = [&](auto found) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      const Impl::Slot& slot = found->second;
+    const auto finish = [&](std::uint64_t handle,
+                            const Impl::Slot& slot) ABSL_NO_THREAD_SAFETY_ANALYSIS {
       finished.push_back(Finished{slot.trigger, slot.charged, !slot.ended, true});
       s.in_flight_bytes -= slot.bytes;
       const bool live = !slot.ended;
-      s.slots.erase(found);
+      s.slots.Erase(handle);
       return live;
     };
-    const auto ack = [&](auto found) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      const Impl::Slot slot = found->second;
-      if (!finish(found)) return false;
+    const auto ack = [&](std::uint64_t handle) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      const Impl::Slot* found = s.slots.Find(handle);
+      if (found == nullptr) return false;
+      const Impl::Slot slot = *found;
+      if (!finish(handle, slot)) return false;
       BatchFor(batches, slot.partition, s.id).acked.push_back(slot.delivery);
       ++s.acked;
       return true;
@@ -93,16 +95,15 @@ std::uint64_t WorkerSession::OnAnswers(FrameAnswers answers, Instant now,
       std::uint64_t applied = 0;
       if (first <= last && last - first < 2 * s.slots.size() + 16) {
         for (std::uint64_t handle = first; handle <= last; ++handle) {
-          if (auto found = s.slots.find(handle); found != s.slots.end() && ack(found)) ++applied;
+          if (ack(handle)) ++applied;
         }
       } else if (first <= last) {  // long: only what is held is looked at
         std::vector<std::uint64_t> held;
-        for (const auto& [handle, slot] : s.slots) {
+        s.slots.ForEach([&](std::uint64_t handle, const Impl::Slot&) {
           if (handle >= first && handle <= last) held.push_back(handle);
-        }
-        std::sort(held.begin(), held.end());
+        });
         for (const std::uint64_t handle : held) {
-          if (ack(s.slots.find(handle))) ++applied;
+          if (ack(handle)) ++applied;
         }
       }
       const std::uint64_t missed = applied > 0 ? asked - (applied - 1) : asked;
@@ -110,15 +111,15 @@ std::uint64_t WorkerSession::OnAnswers(FrameAnswers answers, Instant now,
       stale = stale > kUnlimited - count ? kUnlimited : stale + count;
     }
     for (HandleAnswer& answer : answers.others) {
-      auto found = s.slots.find(answer.handle);
-      const bool known = found != s.slots.end() && (answer.token == FencingToken() ||
-                                                    answer.token == found->second.delivery.token);
+      const Impl::Slot* found = s.slots.Find(answer.handle);
+      const bool known = found != nullptr &&
+                         (answer.token == FencingToken() || answer.token == found->delivery.token);
       if (!known) {
         ++stale;
         continue;
       }
-      const Impl::Slot slot = found->second;
-      if (!finish(found)) {
+      const Impl::Slot slot = *found;
+      if (!finish(answer.handle, slot)) {
         ++stale;
         continue;
       }
@@ -135,13 +136,13 @@ std::uint64_t WorkerSession::OnAnswers(FrameAnswers answers, Instant now,
       }
     }
     for (const HandleExtend& extend : answers.extends) {
-      auto found = s.slots.find(extend.handle);
-      if (found == s.slots.end() || found->second.ended) {
+      const Impl::Slot* found = s.slots.Find(extend.handle);
+      if (found == nullptr || found->ended) {
         ++stale;
         continue;
       }
-      BatchFor(batches, found->second.partition, s.id)
-          .extends.push_back(ExtendRequest{found->second.delivery, extend.by});
+      BatchFor(batches, found->partition, s.id)
+          .extends.push_back(ExtendRequest{found->delivery, extend.by});
     }
     s.stale = s.stale > kUnlimited - stale ? kUnlimited : s.stale + stale;
   }
@@ -190,9 +191,9 @@ bool WorkerSession::Impl::Send(const Grant& grant, PartitionId partition,
     const std::uint64_t charged = std::min(bytes, left);
     left -= charged;
     in_flight_bytes += bytes;
-    slots.emplace(delivery.handle,
-                  Slot{partition, DeliveryRef{delivery.id.trigger, delivery.offset, delivery.token},
-                       grant.trigger, charged, bytes, false});
+    slots.Add(delivery.handle,
+              Slot{partition, DeliveryRef{delivery.id.trigger, delivery.offset, delivery.token},
+                   grant.trigger, charged, bytes, false});
   }
   delivered += deliveries.size();
   link->Deliver(grant.function, deliveries);
@@ -207,11 +208,11 @@ void WorkerSession::LeaseEnded(std::span<const std::uint64_t> handles) {
     MutexLock lock(s.mutex);
     if (s.ended) return;
     for (const std::uint64_t handle : handles) {
-      auto found = s.slots.find(handle);
-      if (found == s.slots.end() || found->second.ended) continue;
-      found->second.ended = true;
+      Impl::Slot* found = s.slots.Find(handle);
+      if (found == nullptr || found->ended) continue;
+      found->ended = true;
       cancelled.push_back(handle);
-      finished.push_back(Finished{found->second.trigger, 0, true, false});
+      finished.push_back(Finished{found->trigger, 0, true, false});
     }
     if (!cancelled.empty()) s.link->Cancel(cancelled);
   }

@@ -14,6 +14,10 @@
 namespace tocsin {
 namespace {
 
+constexpr int kRounds = 2;
+
+thread_local bool on_loan = false;
+
 struct Timer {
   Instant when;
   std::uint64_t sequence = 0;
@@ -30,11 +34,12 @@ struct Later {
 }  // namespace
 
 struct ThreadExecutor::Impl {
-  explicit Impl(const Clock& system) : clock(system) {}
+  Impl(const Clock& system, Gathered gathered_in) : clock(system), gathered(gathered_in) {}
 
   enum class Mode { kRunning, kFinishing, kDropping };
 
   const Clock& clock;
+  const Gathered gathered;
   std::mutex mutex;
   std::condition_variable wake;
   // Guarded by mutex.
@@ -103,18 +108,44 @@ struct ThreadExecutor::Impl {
     batch.clear();
   }
 
-  void Dispatch(Task task) {
-    std::vector<Task> batch;
+  void Dispatch(Task task, int rounds) {
     {
       const std::lock_guard<std::mutex> lock(mutex);
       if (mode != Mode::kRunning) return;
       tasks.push_back(std::move(task));
-      // Else the thread runs, or was woken, or somebody has its place and looks again.
-      if (!waiting || borrowed || tasks.size() > 1) return;
+      // Else somebody will look.
+      if (!Sleeps() || tasks.size() > 1) return;
       borrowed = true;
-      batch.swap(tasks);
     }
-    RunAll(batch);
+    RunBorrowed(rounds);
+  }
+
+  // What was posted and not told to the thread.
+  void RunGathered() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!Sleeps() || tasks.empty() || mode != Mode::kRunning) return;
+      borrowed = true;
+    }
+    RunBorrowed(kRounds);
+  }
+
+  // Else it runs, or somebody has its place and looks again.
+  bool Sleeps() const { return waiting && !borrowed; }
+
+  // In the second round what the first has posted: an answer's turn comes with the answer.
+  void RunBorrowed(int rounds) {
+    const bool outer = std::exchange(on_loan, true);
+    std::vector<Task> batch;
+    for (int round = 0; round < rounds; ++round) {
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (tasks.empty()) break;
+        batch.swap(tasks);
+      }
+      RunAll(batch);
+    }
+    on_loan = outer;
     const std::lock_guard<std::mutex> lock(mutex);
     borrowed = false;
     // Under the mutex: this object may go as soon as the thread has run.
@@ -149,8 +180,8 @@ struct ThreadExecutor::Followers {
 
 thread_local ThreadExecutor::Followers* ThreadExecutor::Followers::current = nullptr;
 
-ThreadExecutor::ThreadExecutor(const std::string& name, const Clock& clock)
-    : impl_(std::make_unique<Impl>(clock)) {
+ThreadExecutor::ThreadExecutor(const std::string& name, const Clock& clock, Gathered gathered)
+    : impl_(std::make_unique<Impl>(clock, gathered)) {
   impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
   pthread_setname_np(impl_->thread.native_handle(), name.substr(0, 15).c_str());
 }
@@ -163,24 +194,43 @@ void ThreadExecutor::Post(Task task) {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     if (impl_->mode != Impl::Mode::kRunning) return;
     impl_->tasks.push_back(std::move(task));
-    notify = impl_->waiting && !impl_->borrowed && impl_->tasks.size() == 1;
+    notify = impl_->Sleeps() && impl_->tasks.size() == 1;
   }
-  if (notify) impl_->wake.notify_one();
+  if (!notify) return;
+  if (Gathering::current != nullptr && impl_->gathered == Gathered::kYes) {
+    Gathering::current->executors_.push_back(this);
+  } else {
+    impl_->wake.notify_one();
+  }
 }
 
-void ThreadExecutor::Dispatch(Task task) { impl_->Dispatch(std::move(task)); }
+void ThreadExecutor::Dispatch(Task task) { impl_->Dispatch(std::move(task), kRounds); }
+
+bool ThreadExecutor::OnLoan() { return on_loan; }
 
 void ThreadExecutor::DispatchThrough(Task task) {
   Followers followers;
   Followers* const outer = std::exchange(Followers::current, &followers);
-  impl_->Dispatch(std::move(task));
+  impl_->Dispatch(std::move(task), kRounds);
   Followers::current = outer;
-  for (auto& [executor, following] : followers.tasks) executor->Dispatch(std::move(following));
+  // Once: what they post in turn is not this thread's any more, and may wait for the disk again.
+  for (auto& [executor, following] : followers.tasks) {
+    executor->impl_->Dispatch(std::move(following), 1);
+  }
 }
 
 void ThreadExecutor::Follow(Task task) {
   if (Followers::current == nullptr) return Post(std::move(task));
   Followers::current->tasks.emplace_back(this, std::move(task));
+}
+
+thread_local ThreadExecutor::Gathering* ThreadExecutor::Gathering::current = nullptr;
+
+ThreadExecutor::Gathering::Gathering() : outer_(std::exchange(current, this)) {}
+
+ThreadExecutor::Gathering::~Gathering() {
+  current = outer_;
+  for (ThreadExecutor* executor : executors_) executor->impl_->RunGathered();
 }
 
 void ThreadExecutor::PostAt(Instant when, Task task) {
@@ -190,7 +240,10 @@ void ThreadExecutor::PostAt(Instant when, Task task) {
     if (impl_->mode != Impl::Mode::kRunning) return;
     impl_->timers.push_back(Timer{when, impl_->sequence++, std::move(task)});
     std::push_heap(impl_->timers.begin(), impl_->timers.end(), Later{});
-    notify = impl_->waiting;
+    // Else the thread wakes before it anyhow.
+    const bool first = impl_->timers.front().sequence + 1 == impl_->sequence;
+    if (impl_->borrowed) impl_->overslept = impl_->overslept || first;
+    notify = first && impl_->Sleeps();
   }
   if (notify) impl_->wake.notify_one();
 }

@@ -13,6 +13,9 @@ namespace tocsin {
 namespace {
 
 constexpr Duration kRollsFast = std::chrono::seconds(1);
+// Owners of a group up to this size are served by the committer itself if nothing else is to be
+// written: that is less than waking them.
+constexpr std::size_t kHereBytesMax = 16 * 1024;
 
 std::int64_t WallUs(const Clock& clock) { return clock.Wall().time_since_epoch().count(); }
 
@@ -80,7 +83,11 @@ void FileJournalEngine::Commit() {
     }
     std::vector<Item> group;
     group.swap(group_);
-    group_bytes_ = 0;
+    // An opening is no short thing to tell: its owner recovers next.
+    const bool small = std::exchange(group_bytes_, 0) <= kHereBytesMax &&
+                       std::none_of(group.begin(), group.end(), [](const Item& item) {
+                         return item.open_done || !item.letters.empty();
+                       });
     const absl::Status status = main_->group_empty() ? absl::OkStatus() : WriteGroup(group);
     if (!status.ok()) {
       const bool full = absl::IsResourceExhausted(status);
@@ -95,7 +102,7 @@ void FileJournalEngine::Commit() {
       }
       if (!full) failed_ = true;
     }
-    Answer(std::move(group));
+    Answer(std::move(group), small);
     if (failed_) Fail(status);
     if (fate == Fate::kWait && status.ok()) {
       if (prepare_error_) {
@@ -333,10 +340,16 @@ void FileJournalEngine::RefuseBacklog(const absl::Status& status) {
     items.push_back(std::move(item));
   }
   backlog_.clear();
-  Answer(std::move(items));
+  Answer(std::move(items), false);
 }
 
-void FileJournalEngine::Answer(std::vector<Item> items) {
+bool FileJournalEngine::NothingWaits() {
+  if (!backlog_.empty()) return false;
+  const MutexLock lock(mutex_);
+  return pending_.empty();
+}
+
+void FileJournalEngine::Answer(std::vector<Item> items, bool small) {
   for (Item& item : items) {
     if (item.open_done) {
       const MutexLock lock(mutex_);
@@ -356,7 +369,7 @@ void FileJournalEngine::Answer(std::vector<Item> items) {
     own->second.push_back(std::move(item));
   }
   for (auto& [owner, own] : by_owner) {
-    owner->Post([own = std::move(own)]() mutable {
+    Task tell = [own = std::move(own)]() mutable {
       for (Item& item : own) {
         if (item.heard != nullptr) *item.heard = item.refusals_heard;
         if (!item.open_done) {
@@ -368,7 +381,12 @@ void FileJournalEngine::Answer(std::vector<Item> items) {
           item.open_done(item.result.status());
         }
       }
-    });
+    };
+    if (small && NothingWaits()) {
+      owner->Dispatch(std::move(tell));
+    } else {
+      owner->Post(std::move(tell));
+    }
   }
 }
 

@@ -128,7 +128,9 @@ class FileJournalEngine final : public FileJournal {
   void TakeBack(std::vector<Item>& group, const absl::Status& status);
   absl::Status WriteGroup(std::vector<Item>& group);
   void RefuseBacklog(const absl::Status& status);
-  void Answer(std::vector<Item> items);
+  // `small`: their owners may be told on this thread.
+  void Answer(std::vector<Item> items, bool small);
+  bool NothingWaits();
   void Fail(const absl::Status& status);
   void WaitForSegment(Chain& chain);
 

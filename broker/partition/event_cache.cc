@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "broker/journal/record.h"
+#include "broker/partition/records.h"
 
 namespace tocsin {
 namespace {
@@ -42,10 +43,13 @@ std::shared_ptr<const CachedBatch> EventCache::Find(Offset offset) const {
 absl::Status IndexEvents(std::string_view body, std::vector<EventSlot>& events) {
   RecordReader reader(body);
   RecordView record;
+  EventRecord event;
   while (reader.Next(record)) {
     if (record.type != RecordType::kEvent) continue;
+    if (!DecodeEvent(record.body, event).ok()) event.event = std::string_view();
     events.push_back({static_cast<std::uint32_t>(record.body.data() - body.data()),
-                      static_cast<std::uint32_t>(record.body.size())});
+                      static_cast<std::uint32_t>(record.body.size()),
+                      static_cast<std::uint32_t>(record.body.size() - event.event.size())});
   }
   return reader.status();
 }

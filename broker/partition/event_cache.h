@@ -26,6 +26,7 @@ namespace tocsin {
 struct EventSlot {
   std::uint32_t position = 0;
   std::uint32_t bytes = 0;
+  std::uint32_t event = 0;  // where the event itself begins in the record; `bytes`: malformed
 };
 
 struct CachedBatch {
@@ -39,6 +40,11 @@ struct CachedBatch {
   std::string_view Record(Offset offset) const {
     const EventSlot& slot = events[offset.value() - base.value()];
     return std::string_view(*body).substr(slot.position, slot.bytes);
+  }
+  // The event in it, empty if the record is malformed. What precedes it is as long as there are
+  // triggers that match: it is not read again for each of them.
+  std::string_view Event(Offset offset) const {
+    return Record(offset).substr(events[offset.value() - base.value()].event);
   }
 };
 

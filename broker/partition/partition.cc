@@ -24,6 +24,7 @@ constexpr Duration kBusyHousekeepEvery = std::chrono::seconds(1);
 constexpr std::size_t kBodyTarget = 512 * 1024;
 // Of the schedule table, in one turn.
 constexpr std::size_t kTablePieceBytes = 256 * 1024;
+constexpr std::size_t kSettlementBytesMax = 64 * 1024;  // of those that wait
 
 }  // namespace
 
@@ -65,17 +66,16 @@ void Partition::Impl::Fail(const absl::Status& status) {
 void Partition::Impl::BeginIfNeeded() {
   now = ports.clock.Monotonic();
   wall = ports.clock.Wall();
-  if (!turn.empty()) return;
+  // Settlements that wait have no time of their own: what comes into their batch has its own.
+  if (turn.record_count > turn.settled_records) return;
   turn.base = state.end();
   last_append_us = std::max(last_append_us, Micros(wall));
   turn.append_time_us = last_append_us;
 }
 
 void Partition::Impl::EnsureRoom(std::size_t bytes, std::size_t letter_bytes) {
-  if (turn.empty()) {
-    BeginIfNeeded();
-    return;
-  }
+  BeginIfNeeded();
+  if (turn.empty()) return;
   const std::size_t batch_max = ports.journal.batch_bytes_max();
   const std::size_t max = std::min(batch_max, kBodyTarget + BodySlack());
   const std::size_t held = turn.body.size() + turn.settled_count * 12 + BodySlack();
@@ -108,7 +108,8 @@ Offset Partition::Impl::AddEvent(EventRecord& record, const EventView& view,
   const std::size_t event_position = turn.body.size() - record.event.size();
   const std::size_t record_bytes = prefix_scratch.size() + record.event.size();
   turn.slots.push_back({static_cast<std::uint32_t>(turn.body.size() - record_bytes),
-                        static_cast<std::uint32_t>(record_bytes)});
+                        static_cast<std::uint32_t>(record_bytes),
+                        static_cast<std::uint32_t>(prefix_scratch.size())});
   OfferedEvent offered;
   offered.offset = offset;
   offered.origin = record.new_run ? record.origin : offset;
@@ -143,6 +144,7 @@ void Partition::Impl::EncodeSettlements() {
       if (type == RecordType::kSettled) body.push_back('\0');
       EncodeRanges(TriggerOrdinal(ordinal), ranges, "", body);
       AddRecord(type, body);
+      ++turn.settled_records;
       RecordView view;
       view.type = type;
       view.body = body;
@@ -156,8 +158,20 @@ void Partition::Impl::EncodeSettlements() {
   turn.settled_count = 0;
 }
 
+// docs/adr/0017-settlements-ride-along.md
+void Partition::Impl::FlushUnlessSettlementsWait() {
+  EncodeSettlements();
+  const std::size_t bytes_max = std::min(kSettlementBytesMax, ports.journal.batch_bytes_max() / 8);
+  const bool may_wait = turn.only_settlements() && turn.body.size() < bytes_max && !closing &&
+                        !stalled && !resubmitted;
+  if (!may_wait || turn.body.empty()) return Flush();
+  if (!settle_by) settle_by = now + options.settlements_wait;
+  if (*settle_by <= now) Flush();
+}
+
 void Partition::Impl::Flush() {
   EncodeSettlements();
+  settle_by.reset();
   if (turn.body.empty()) return;
   housekeep_every = std::min(housekeep_every, kBusyHousekeepEvery);
   InFlight flight;
@@ -434,76 +448,30 @@ void Partition::Impl::TellSettled() {
   }
 }
 
-void Partition::Impl::Housekeep() {
-  last_housekeeping = now;
-  const std::int64_t letters_age =
-      std::chrono::duration_cast<std::chrono::microseconds>(options.letters_age).count();
-  std::vector<OpenLetter> old;
-  for (const auto& [id, letter] : state.letters()) {
-    if (letter.died_us < Micros(wall) - letters_age && old.size() < 1000) old.push_back(letter);
-  }
-  for (const OpenLetter& letter : old) {
-    EnsureRoom(64);
-    CloseLetter(letter, LetterClosedAs::kExpired, Offset(), 0);
-  }
-  if (!old.empty()) {
-    Warn("T0303", fmt::format("{} dead letters were older than {} and are closed", old.size(),
-                              FormatDuration(options.letters_age)));
-  }
-  if (!held_dead.empty() && !LettersFull()) {
-    for (HeldDead& held : std::exchange(held_dead, {})) {
-      Runtime* runtime = RuntimeOf(held.trigger);
-      if (runtime != nullptr && runtime->queue != nullptr &&
-          runtime->queue_number == held.queue_number) {
-        Bury(std::move(held));
-      } else {
-        LetterDone(held.confirmation);
-      }
-    }
-  }
-  if (!LettersFull()) letters_full_told = false;
-  const std::int64_t detached_us =
-      std::chrono::duration_cast<std::chrono::microseconds>(options.detached_retention).count();
-  for (const auto& trigger : state.triggers()) {
-    if (!trigger->detached || trigger->forgotten ||
-        trigger->detached_us > Micros(wall) - detached_us) {
-      continue;
-    }
-    Warn("T0304", fmt::format("trigger '{}' has been detached for {}: its {} pending deliveries "
-                              "are dropped",
-                              trigger->name, FormatDuration(options.detached_retention),
-                              trigger->pending()));
-    EnsureRoom(64);
-    EncodeSettlements();
-    std::string body;
-    EncodeTriggerDetached({trigger->ordinal, Micros(wall), true}, body);
-    AddRecord(RecordType::kTriggerDetached, body);
-    RecordView view{RecordType::kTriggerDetached, body, 0};
-    (void)state.Apply(view, state.end(), turn.append_time_us);
-  }
-  TellWhetherRefusing();
-  if (!closing) CheckpointIfDue();
-  Trim();
-  TrimLetters();
-}
-
-std::optional<Instant> Partition::Impl::EndTurn() {
+std::optional<Instant> Partition::Impl::EndTurn(bool on_loan) {
   if (!open || failed) return std::nullopt;
   BeginIfNeeded();
-  if (!closing) RunSchedules();
+  const bool later = on_loan && HasLongWork();
+  std::optional<Instant> replay_due;
+  if (!later && !closing) RunSchedules();
   TickQueues();
-  if (!superseded.empty()) DropSuperseded();
-  // Not before the plan is there: what it puts back is not to be forgotten.
-  if (plan != nullptr && now - last_housekeeping >= housekeep_every) Housekeep();
-  PumpCheckpoint();
+  if (!later) {
+    if (!superseded.empty()) DropSuperseded();
+    // Not before the plan is there: what it puts back is not to be forgotten.
+    if (plan != nullptr && now - last_housekeeping >= housekeep_every) Housekeep();
+    PumpCheckpoint();
+  }
+  EncodeSettlements();
   TellSettled();
   PumpScans();
-  PumpCatchUps();
-  const std::optional<Instant> replay_due = PumpReplays();
-  PumpAudit();
-  Flush();
+  if (!later) {
+    PumpCatchUps();
+    replay_due = PumpReplays();
+    PumpAudit();
+  }
+  FlushUnlessSettlementsWait();
   ExchangeAndDeliver();
-  Flush();  // what expired while it was taken
+  FlushUnlessSettlementsWait();  // what expired while it was taken
   if (stalled || resubmitted) TellNoRoom();
   if (closing && close_done && in_flight.empty() && !checkpoint && !checkpoint_writing &&
       fetches == 0) {
@@ -517,6 +485,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
   if (!room) housekeep_every = std::min(housekeep_every, kBusyHousekeepEvery);
   Instant next = last_housekeeping + housekeep_every;
   if (replay_due) next = std::min(next, *replay_due);
+  if (settle_by) next = std::min(next, *settle_by);
   if (!dues.empty()) next = std::min(next, dues.begin()->first);
   if (rates_due) next = std::min(next, *rates_due);
   // Without room nothing fires; housekeeping looks again.
@@ -534,7 +503,7 @@ std::optional<Instant> Partition::Impl::EndTurn() {
     if (due) next = std::min(next, fires_after);
     if (released || replan_next || !dynamic_released.empty()) next = now;
   }
-  if (checkpoint && state.dynamic().snapshot_under_way()) next = now;
+  if (later || (checkpoint && state.dynamic().snapshot_under_way())) next = now;
   return next;
 }
 
@@ -550,11 +519,11 @@ void Partition::ApplyPlan(std::shared_ptr<const RoutePlan> plan) {
 }
 void Partition::OnAnswers(AnswerBatch batch) { impl_->OnAnswers(std::move(batch)); }
 void Partition::Woken() { impl_->woken = true; }
-std::optional<Instant> Partition::EndTurn() { return impl_->EndTurn(); }
+std::optional<Instant> Partition::EndTurn(bool on_loan) { return impl_->EndTurn(on_loan); }
 PartitionSnapshot Partition::Snapshot() const { return impl_->Snapshot(); }
 
 std::size_t Partition::in_flight_bytes() const {
-  return impl_->flight_bytes + impl_->turn.body.size();
+  return impl_->flight_bytes + (impl_->settle_by ? 0 : impl_->turn.body.size());
 }
 
 bool Partition::failed() const { return impl_->failed; }
@@ -574,7 +543,7 @@ void Partition::Close(absl::AnyInvocable<void(absl::Status)> done) {
     close_done(absl::FailedPreconditionError("the partition is not open"));
     return;
   }
-  if (impl_->bytes_since_checkpoint > 0) impl_->StartCheckpoint(false);
+  if (impl_->bytes_since_checkpoint > 0 || !impl_->turn.empty()) impl_->StartCheckpoint(false);
 }
 
 }  // namespace tocsin

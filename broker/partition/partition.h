@@ -68,6 +68,9 @@ struct PartitionOptions {
   std::size_t fires_max = 1024;  // schedules' fires per turn
   // Where very many fire at one instant, publishes and the processor have their turn in between.
   Duration between_fires = std::chrono::microseconds(500);
+  // Settlements alone are worth no sync of their own: so long they wait for a batch that somebody
+  // waits for (docs/adr/0017).
+  Duration settlements_wait = std::chrono::milliseconds(5);
   std::uint64_t schedule_bytes_max = std::uint64_t{256} << 20;  // of those by API, delayed events
   std::uint64_t boot_id = 0;  // of the kernel, for @reboot; 0: not known, and that never fires
 };
@@ -126,11 +129,9 @@ struct PublishBatch {
   std::shared_ptr<const void> keep_alive;
   std::vector<PublishedEvent> events;
   std::size_t bytes = 0;  // of all events, for the ingest budget
-  // What the caller's thread may do itself if nobody is at it: with little work, and if no batch of
-  // the same request follows, the partition's part; if nothing else waits for the thread, the
-  // journal's, too, which blocks until the disk has synced.
-  enum class Here : std::uint8_t { kNothing, kTurn, kTurnAndSync };
-  Here here = Here::kNothing;
+  // The caller's thread has nothing else to do: it does the partition's part and the journal's,
+  // which blocks until the disk has synced, if nobody is at them.
+  bool sync_here = false;
   std::shared_ptr<StreamOrder> order;  // null: it stands outside of a stream
   std::uint64_t order_epoch = 0;       // of `order`, when it was handed in
   // Once, on the committer's thread or the partition's executor. Must not block. OK: durable, or
@@ -385,8 +386,9 @@ class Partition {
 
   // Ends the turn: due timers and schedules, one append, ready counts to the dispatcher, grants to
   // sessions, scans, checkpoint, trim. Returns when it must run again if nothing happens before;
-  // nullopt: never.
-  std::optional<Instant> EndTurn();
+  // nullopt: never. `on_loan`: the caller has other things to do, and what may take long is left to
+  // the next turn.
+  std::optional<Instant> EndTurn(bool on_loan);
 
   // Bytes appended and not yet durable, and those waiting in this turn: for the ingest budget.
   std::size_t in_flight_bytes() const;

@@ -37,7 +37,6 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
   std::vector<Refusal> refusals;
   const Transform* const transform = RouteOf(runtime->route).transform.get();
   std::shared_ptr<const CachedBatch> batch;
-  EventRecord record;
   for (const Lease& lease : fetch.leases) {
     const Offset offset = lease.candidate.offset;
     if (batch == nullptr || offset < batch->base || !(offset < batch->end())) {
@@ -49,7 +48,7 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
     const bool wrong = Planted(Canary::kWrongPayload) && batch != nullptr && batch->base < offset &&
                        fetch.trigger.value() == 1;
     const Offset at = wrong ? Offset(offset.value() - 1) : offset;
-    if (batch == nullptr || !DecodeEvent(batch->Record(at), record).ok()) {
+    if (batch == nullptr) {
       missing.leases.push_back(lease);
       continue;
     }
@@ -62,10 +61,14 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
     delivery.attempt = lease.attempt;
     delivery.lease = lease.duration;
     delivery.recorded = lease.candidate.appended;
-    delivery.event = record.event;
+    delivery.event = batch->Event(at);
     delivery.keep_alive = batch->body;
+    if (delivery.event.empty()) {
+      refusals.push_back({lease, "its record in the journal is malformed"});
+      continue;
+    }
     if (transform != nullptr) {
-      absl::StatusOr<std::string> made = Transformed(*transform, record.event);
+      absl::StatusOr<std::string> made = Transformed(*transform, delivery.event);
       if (!made.ok()) {
         refusals.push_back({lease, std::string(MessageOf(made.status()))});
         continue;
@@ -74,7 +77,8 @@ void Partition::Impl::DeliverTo(const Fetch& fetch) {
       delivery.event = *owned;
       delivery.keep_alive = std::move(owned);
     }
-    if (record.hops > 0) leased_hops[{runtime->ordinal.value(), offset.value()}] = record.hops;
+    const std::uint32_t hops = HopsOf(batch->Record(at));
+    if (hops > 0) leased_hops[{runtime->ordinal.value(), offset.value()}] = hops;
     out.push_back(std::move(delivery));
   }
   if (!out.empty()) {

@@ -17,6 +17,7 @@ namespace {
 constexpr std::size_t kQueuesKept = 1024;  // idle queue objects, beyond which they are dropped
 // Appended and not durable, and emitted and not at its home.
 constexpr std::size_t kFlightBytesMax = std::size_t{64} << 20;
+constexpr std::size_t kAnsweredAhead = 6;
 constexpr std::size_t kAnswerBytes = 4096;  // kept beside what it emits for the answer itself
 
 }  // namespace
@@ -98,6 +99,21 @@ void Partition::Impl::Offer(const InFlight& flight, const OfferedEvent& event) {
   }
 }
 
+// The queues' entries lie where nothing was for long; the loop over acks waits for little else.
+void Partition::Impl::PrefetchAnswered(const std::vector<DeliveryRef>& acked, std::size_t at) {
+  const auto queue_of = [&](std::size_t index) -> const TriggerQueue* {
+    if (index >= acked.size()) return nullptr;
+    const Runtime* runtime = RuntimeOf(acked[index].trigger);
+    return runtime == nullptr ? nullptr : runtime->queue.get();
+  };
+  if (const TriggerQueue* queue = queue_of(at + 2 * kAnsweredAhead); queue != nullptr) {
+    queue->Prefetch(acked[at + 2 * kAnsweredAhead].offset, false);
+  }
+  if (const TriggerQueue* queue = queue_of(at + kAnsweredAhead); queue != nullptr) {
+    queue->Prefetch(acked[at + kAnsweredAhead].offset, true);
+  }
+}
+
 void Partition::Impl::OnAnswers(AnswerBatch batch) {
   BeginIfNeeded();
   if (failed || !open) return;
@@ -106,7 +122,9 @@ void Partition::Impl::OnAnswers(AnswerBatch batch) {
   const auto count = [&](AnswerResult result) {
     if (result != AnswerResult::kApplied) ++stale_answers;
   };
-  for (const DeliveryRef& ref : batch.acked) {
+  for (std::size_t i = 0; i < batch.acked.size(); ++i) {
+    const DeliveryRef& ref = batch.acked[i];
+    PrefetchAnswered(batch.acked, i);
     Runtime* runtime = RuntimeOf(ref.trigger);
     if (runtime == nullptr || runtime->queue == nullptr) {
       ++stale_answers;

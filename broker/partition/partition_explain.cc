@@ -99,7 +99,14 @@ void Partition::Impl::Explain(Offset offset,
   auto look = std::make_shared<Explaining>();
   look->offset = offset;
   look->done = std::move(done);
-  ReadForExplain(std::move(look), ports.journal.Locate(options.id, offset));
+  if (!settle_by) return ReadForExplain(std::move(look), ports.journal.Locate(options.id, offset));
+  // What settled it may be among the settlements that wait.
+  WhenDurable(
+      [this, look = std::move(look)](const absl::Status& status) mutable {
+        if (!status.ok() && !IsTakenWithoutRoom(status)) return look->done(status);
+        ReadForExplain(std::move(look), ports.journal.Locate(options.id, look->offset));
+      },
+      true);
 }
 
 void Partition::Impl::ReadForExplain(std::shared_ptr<Explaining> look, JournalPosition from) {

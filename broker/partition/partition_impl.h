@@ -181,6 +181,7 @@ struct Partition::Impl {
                   bool first_of_key);
   void EncodeSettlements();
   void Flush();
+  void FlushUnlessSettlementsWait();
   std::shared_ptr<const std::string> TakeBody();
   void Submit(InFlight& flight, std::vector<Notify> notify, std::vector<Notify> notify_written);
   void OnAppended(std::uint64_t number, absl::StatusOr<AppendResult> result);
@@ -188,7 +189,9 @@ struct Partition::Impl {
   void ResubmitAll();
   void Fail(const absl::Status& status);
   void Warn(std::string_view code, const std::string& message);
-  std::optional<Instant> EndTurn();
+  std::optional<Instant> EndTurn(bool on_loan);
+  // What a thread that has other things to do leaves to the shard's.
+  bool HasLongWork() const;
   void Housekeep();
   void TellSettled();
   void CheckpointIfDue();
@@ -283,6 +286,7 @@ struct Partition::Impl {
   void Touch(Runtime& runtime);
   void Offer(const InFlight& flight, const OfferedEvent& event);
   void OnAnswers(AnswerBatch batch);
+  void PrefetchAnswered(const std::vector<DeliveryRef>& acked, std::size_t at);
   // partition_emitted.cc
   absl::StatusOr<EmittedEvents> CheckEmitted(const DeliveryRef& delivery,
                                              std::vector<std::string> emitted);
@@ -425,6 +429,7 @@ struct Partition::Impl {
       std::make_shared<std::atomic<std::uint64_t>>(0);
   JournalPosition last_end;  // of the newest durable batch
   TurnBatch turn;
+  std::optional<Instant> settle_by;  // when settlements that wait in `turn` go all the same
   std::shared_ptr<BodyPool> bodies = std::make_shared<BodyPool>();
   TurnBatch spare;  // memory of its vectors alone: for the next turn's
   std::deque<InFlight> in_flight;

@@ -200,7 +200,10 @@ void Partition::Impl::Publish(PublishBatch batch) {
   for (std::size_t i = 0; i < batch.events.size(); ++i) {
     PublishedEvent& event = batch.events[i];
     if (i + kDedupeAhead < batch.events.size()) {
-      state.dedupe().Prefetch(batch.events[i + kDedupeAhead].identity);
+      const PublishedEvent& later = batch.events[i + kDedupeAhead];
+      state.dedupe().Prefetch(later.identity);
+      __builtin_prefetch(later.bytes.data());  // another thread has read it
+      __builtin_prefetch(later.bytes.data() + 64);
     }
     const std::string_view bytes = event.own.empty() ? event.bytes : std::string_view(event.own);
     PublishVerdict verdict;

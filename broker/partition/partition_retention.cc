@@ -97,6 +97,69 @@ bool Partition::Impl::IsQuiet() const {
   });
 }
 
+void Partition::Impl::Housekeep() {
+  last_housekeeping = now;
+  const std::int64_t letters_age =
+      std::chrono::duration_cast<std::chrono::microseconds>(options.letters_age).count();
+  std::vector<OpenLetter> old;
+  for (const auto& [id, letter] : state.letters()) {
+    if (letter.died_us < Micros(wall) - letters_age && old.size() < 1000) old.push_back(letter);
+  }
+  for (const OpenLetter& letter : old) {
+    EnsureRoom(64);
+    CloseLetter(letter, LetterClosedAs::kExpired, Offset(), 0);
+  }
+  if (!old.empty()) {
+    Warn("T0303", fmt::format("{} dead letters were older than {} and are closed", old.size(),
+                              FormatDuration(options.letters_age)));
+  }
+  if (!held_dead.empty() && !LettersFull()) {
+    for (HeldDead& held : std::exchange(held_dead, {})) {
+      Runtime* runtime = RuntimeOf(held.trigger);
+      if (runtime != nullptr && runtime->queue != nullptr &&
+          runtime->queue_number == held.queue_number) {
+        Bury(std::move(held));
+      } else {
+        LetterDone(held.confirmation);
+      }
+    }
+  }
+  if (!LettersFull()) letters_full_told = false;
+  const std::int64_t detached_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(options.detached_retention).count();
+  for (const auto& trigger : state.triggers()) {
+    if (!trigger->detached || trigger->forgotten ||
+        trigger->detached_us > Micros(wall) - detached_us) {
+      continue;
+    }
+    Warn("T0304", fmt::format("trigger '{}' has been detached for {}: its {} pending deliveries "
+                              "are dropped",
+                              trigger->name, FormatDuration(options.detached_retention),
+                              trigger->pending()));
+    EnsureRoom(64);
+    EncodeSettlements();
+    std::string body;
+    EncodeTriggerDetached({trigger->ordinal, Micros(wall), true}, body);
+    AddRecord(RecordType::kTriggerDetached, body);
+    RecordView view{RecordType::kTriggerDetached, body, 0};
+    (void)state.Apply(view, state.end(), turn.append_time_us);
+  }
+  TellWhetherRefusing();
+  if (!closing) CheckpointIfDue();
+  Trim();
+  TrimLetters();
+}
+
+bool Partition::Impl::HasLongWork() const {
+  if (plan != nullptr && now - last_housekeeping >= housekeep_every) return true;
+  if (checkpoint || audit.wanted || audit.active || !superseded.empty()) return true;
+  if (!catching_up.empty() || !replaying.empty()) return true;
+  return (!schedule_dues.empty() && schedule_dues.begin()->first <= wall) || replan_next ||
+         dynamic_due_next < dynamic_due.size() || !dynamic_released.empty() ||
+         state.has_released_schedules() ||
+         (wheel && wheel->armed() > 0 && *wheel->NextWake() <= wall);
+}
+
 void Partition::Impl::NoteSample(WallTime at, Offset end) {
   samples.emplace_back(at, end);
   if (samples.size() <= kSamplesMax) return;

@@ -115,6 +115,12 @@ absl::Status DecodeEvent(std::string_view body, EventRecord& record) {
   return fields.ok() ? absl::OkStatus() : Malformed("Event");
 }
 
+std::uint32_t HopsOf(std::string_view body) {
+  if (body.empty() || (static_cast<std::uint8_t>(body[0]) & kEventHops) == 0) return 0;
+  EventRecord record;
+  return DecodeEvent(body, record).ok() ? record.hops : 0;
+}
+
 void EncodeRanges(TriggerOrdinal trigger, const std::vector<IndexRange>& ranges,
                   std::string_view reason, std::string& out) {
   PutVarint(out, trigger.value());

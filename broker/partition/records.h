@@ -43,6 +43,8 @@ struct EventRecord {
 };
 void EncodeEventPrefix(const EventRecord& record, std::string& out);  // all but the event bytes
 absl::Status DecodeEvent(std::string_view body, EventRecord& record);
+// EventRecord::hops alone; 0 if malformed.
+std::uint32_t HopsOf(std::string_view body);
 
 struct IndexRange {
   std::uint64_t first = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -9,17 +10,29 @@
 #include "broker/base/check.h"
 #include "broker/base/mutex.h"
 #include "broker/base/status.h"
+#include "broker/base/thread_executor.h"
 
 namespace tocsin {
 namespace {
 
 using Work = absl::AnyInvocable<void(Partition&)>;
 
+// What a thread takes that has the place of a shard's, see ThreadExecutor::OnLoan().
+constexpr std::size_t kBriefBytesMax = 64 * 1024;
+constexpr std::size_t kBriefAnswersMax = 64;  // of one mail
+constexpr std::size_t kBriefMailsMax = 16;
+
 struct Mail {
   std::size_t partition = 0;
   Work work;
   std::size_t bytes = 0;
+  bool brief = false;
 };
+
+bool IsBrief(const AnswerBatch& batch) {
+  return batch.acked.size() + batch.others.size() + batch.extends.size() + batch.lost.size() <=
+         kBriefAnswersMax;
+}
 
 }  // namespace
 
@@ -49,10 +62,10 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     shard.executor->Post([self = shared_from_this(), &shard] { self->Turn(shard); });
   }
 
-  void PostControl(std::size_t partition, Work work) {
+  void PostControl(std::size_t partition, Work work, bool brief = false) {
     Shard& shard = ShardOf(partition);
     const MutexLock lock(shard.mutex);
-    shard.control.push_back({partition, std::move(work), 0});
+    shard.control.push_back({partition, std::move(work), 0, brief});
     Schedule(shard);
   }
 
@@ -63,8 +76,7 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     Schedule(shard);
   }
 
-  absl::Status TryIngest(std::size_t partition, std::size_t bytes, PublishBatch::Here here,
-                         Work& work) {
+  absl::Status TryIngest(std::size_t partition, std::size_t bytes, bool sync_here, Work& work) {
     Shard& shard = ShardOf(partition);
     if (failed.load(std::memory_order_relaxed)) {
       return absl::UnavailableError("the journal failed; the broker is stopping");
@@ -84,26 +96,30 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     shard.ingest_bytes.fetch_add(bytes, std::memory_order_relaxed);
     {
       const MutexLock lock(shard.mutex);
-      shard.ingest.push_back({partition, std::move(work), bytes});
-      if (here == PublishBatch::Here::kNothing) Schedule(shard);
+      shard.ingest.push_back({partition, std::move(work), bytes, true});
+      if (!sync_here) Schedule(shard);
       if (std::exchange(shard.posted, true)) return absl::OkStatus();
     }
-    const auto turn = [self = shared_from_this(), &shard] { self->Turn(shard); };
-    if (here == PublishBatch::Here::kTurnAndSync) {
-      shard.executor->DispatchThrough(turn);
-    } else {
-      shard.executor->Dispatch(turn);
-    }
+    shard.executor->DispatchThrough([self = shared_from_this(), &shard] { self->Turn(shard); });
     return absl::OkStatus();
   }
 
+  bool HasLongMail(const Shard& shard) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard.mutex) {
+    return shard.control.size() > kBriefMailsMax ||
+           shard.ingest_bytes.load(std::memory_order_relaxed) > kBriefBytesMax ||
+           std::any_of(shard.control.begin(), shard.control.end(),
+                       [](const Mail& mail) { return !mail.brief; });
+  }
+
   void Turn(Shard& shard) {
+    const bool on_loan = ThreadExecutor::OnLoan();
     std::vector<Mail> control;
     std::vector<Mail> ingest;
     std::vector<std::size_t> woken;
     {
       const MutexLock lock(shard.mutex);
       shard.posted = false;
+      if (on_loan && HasLongMail(shard)) return Schedule(shard);
       control.swap(shard.control);
       ingest.swap(shard.ingest);
       woken.swap(shard.woken);
@@ -119,7 +135,7 @@ struct Shards::Impl : std::enable_shared_from_this<Shards::Impl> {
     std::size_t flight = 0;
     bool refuses = false;
     for (const std::size_t partition : shard.partitions) {
-      const std::optional<Instant> due = partitions[partition]->EndTurn();
+      const std::optional<Instant> due = partitions[partition]->EndTurn(on_loan);
       if (due && (!next || *due < *next)) next = due;
       flight += partitions[partition]->in_flight_bytes();
       if (partitions[partition]->failed()) failed.store(true, std::memory_order_relaxed);
@@ -272,10 +288,10 @@ std::uint32_t Shards::partition_count() const { return impl_->options.partition.
 
 absl::Status Shards::TryPublish(PartitionId partition, PublishBatch& batch) {
   const std::size_t bytes = batch.bytes;
-  const PublishBatch::Here here = batch.here;
+  const bool sync_here = batch.sync_here;
   auto shared = std::make_shared<PublishBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.Publish(std::move(*shared)); };
-  absl::Status status = impl_->TryIngest(partition.value(), bytes, here, work);
+  absl::Status status = impl_->TryIngest(partition.value(), bytes, sync_here, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
 }
@@ -286,8 +302,7 @@ absl::Status Shards::TryAppendLane(PartitionId partition, LaneBatch& batch) {
   for (const Undecodable& undecodable : batch.undecodable) bytes += undecodable.bytes.size();
   auto shared = std::make_shared<LaneBatch>(std::move(batch));
   Work work = [shared](Partition& owner) { owner.AppendLane(std::move(*shared)); };
-  absl::Status status =
-      impl_->TryIngest(partition.value(), bytes, PublishBatch::Here::kNothing, work);
+  absl::Status status = impl_->TryIngest(partition.value(), bytes, false, work);
   if (!status.ok()) batch = std::move(*shared);
   return status;
 }
@@ -373,9 +388,11 @@ void Shards::Close(absl::AnyInvocable<void(absl::Status)> done) {
 }
 
 void Shards::OnAnswers(PartitionId partition, AnswerBatch batch) {
+  const bool brief = IsBrief(batch);
   auto shared = std::make_shared<AnswerBatch>(std::move(batch));
-  impl_->PostControl(partition.value(),
-                     [shared](Partition& owner) { owner.OnAnswers(std::move(*shared)); });
+  impl_->PostControl(
+      partition.value(), [shared](Partition& owner) { owner.OnAnswers(std::move(*shared)); },
+      brief);
 }
 
 void Shards::Wake(PartitionId partition) { impl_->Wake(partition.value()); }

@@ -72,6 +72,7 @@ struct TurnBatch {
   absl::flat_hash_map<std::uint32_t, std::vector<std::uint64_t>> acked;
   absl::flat_hash_map<std::uint32_t, std::vector<std::uint64_t>> dropped;
   std::size_t settled_count = 0;
+  std::uint32_t settled_records = 0;  // of `record_count`: what was encoded of them
 
   // Empty again; `body` keeps its memory.
   void Clear() {
@@ -82,6 +83,11 @@ struct TurnBatch {
   }
 
   bool empty() const { return body.empty() && settled_count == 0; }
+  // Holds settlements, or nothing, and nobody waits for it.
+  bool only_settlements() const {
+    return record_count == settled_records && letters.empty() && notify.empty() &&
+           notify_written.empty() && confirmed.empty() && done.empty();
+  }
 };
 
 // Joins indexes (unsorted, each once) into ascending ranges.

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "broker/base/check.h"
+#include "broker/base/thread_executor.h"
 
 namespace tocsin {
 namespace {
@@ -15,6 +17,7 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 // Up to this size a batch is better done at once than handed to another thread; larger ones leave
 // this thread free to read the next request.
 constexpr std::size_t kHereBytesMax = 16 * 1024;
+constexpr std::size_t kReservedMost = 1024;  // events of a piece for which memory is taken at once
 
 absl::Status Full() {
   return absl::ResourceExhaustedError("the partition takes no more now: send again later");
@@ -192,7 +195,12 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
     prepared.index = index;
     std::vector<Piece>& of_home = pieces[home.value()];
     if (of_home.empty() || of_home.back().batch.bytes + event.size() > options_.batch_bytes_max) {
-      of_home.emplace_back().batch.keep_alive = keep_alive;
+      Piece& added = of_home.emplace_back();
+      added.batch.keep_alive = keep_alive;
+      const std::size_t share = std::min<std::size_t>(
+          (frame.events.size() - index) / options_.partitions * 5 / 4 + 4, kReservedMost);
+      added.batch.events.reserve(share);
+      added.indexes.reserve(share);
       ++piece_count;
     }
     Piece& piece = of_home.back();
@@ -203,6 +211,10 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
   counters_.bytes.fetch_add(bytes, kRelaxed);
   const std::uint32_t retry_after_ms = options_.retry_after_ms;
   const std::uint64_t epoch = order == nullptr ? 0 : order->epoch();
+  // Who is answered before the sync must not wait for it here.
+  const bool sync_here = alone && options_.durable && piece_count == 1 && bytes <= kHereBytesMax;
+  std::optional<ThreadExecutor::Gathering> here;
+  if (!sync_here && bytes <= kHereBytesMax) here.emplace();
   for (std::uint32_t number = 0; number < options_.partitions; ++number) {
     const PartitionId partition(number);
     bool full = false;
@@ -216,11 +228,7 @@ void PublishEngine::Run(std::shared_ptr<const void> keep_alive, const PublishFra
         piece.batch.done = [gathering, partition, indexes, retry_after_ms](PublishOutcome outcome) {
           gathering->OnOutcome(partition, *indexes, outcome, retry_after_ms);
         };
-        if (piece_count == 1 && bytes <= kHereBytesMax) {
-          using Here = PublishBatch::Here;
-          // Who is answered before the sync must not wait for it here.
-          piece.batch.here = alone && options_.durable ? Here::kTurnAndSync : Here::kTurn;
-        }
+        piece.batch.sync_here = sync_here;
         piece.batch.order = order;
         piece.batch.order_epoch = epoch;
         const absl::Status taken = try_publish_(partition, piece.batch);

@@ -180,8 +180,8 @@ absl::Status Server::Impl::OpenData(const BrokerConfig& broker) {
   std::vector<Executor*> executors;
   std::vector<Random*> shard_randoms;
   for (std::uint32_t shard = 0; shard < ShardCount(broker, partitions); ++shard) {
-    shard_threads.push_back(
-        std::make_unique<ThreadExecutor>(fmt::format("shard-{}", shard), clock));
+    shard_threads.push_back(std::make_unique<ThreadExecutor>(fmt::format("shard-{}", shard), clock,
+                                                             ThreadExecutor::Gathered::kYes));
     randoms.push_back(std::make_unique<SeededRandom>(SystemSeed()));
     executors.push_back(shard_threads.back().get());
     shard_randoms.push_back(randoms.back().get());

@@ -23,6 +23,7 @@ PartitionOptions OptionsOf(const Config& config, bool boots) {
   options.checkpoint_bytes = UINT64_MAX / 2;
   options.checkpoint_every = kNever;
   options.between_fires = Duration::zero();
+  options.settlements_wait = Duration::zero();
   options.boot_id = boots ? 1 : 0;
   return options;
 }

@@ -1,10 +1,17 @@
 #include "dispatch/grpc/outbox.h"
 
+#include <algorithm>
+
 #include "broker/base/check.h"
 #include "dispatch/grpc/byte_buffer.h"
 #include "dispatch/grpc/frames.h"
 
 namespace tocsin {
+namespace {
+
+constexpr std::size_t kDeliveryOverhead = 64;  // what a delivery has beside its event, about
+
+}  // namespace
 
 Outbox::Frame& Outbox::OpenDeliveries() {
   if (!frames_.empty() && frames_.back().open) return frames_.back();
@@ -27,6 +34,12 @@ void Outbox::AddDeliveries(std::string_view function,
   const auto next = static_cast<std::uint32_t>(functions_.size());
   const auto [entry, is_new] = functions_.try_emplace(std::string(function), next);
   if (is_new) AppendFunctionName(OpenDeliveries().bytes, entry->second, function);
+  std::size_t left = 0;  // bytes to come, about
+  const auto bytes_of = [&](const OutgoingDelivery& one) {
+    const bool alone = one.event.size() > limits_.frame_bytes_max;
+    return kDeliveryOverhead + (alone ? 0 : one.event.size());
+  };
+  for (const OutgoingDelivery& one : deliveries) left += bytes_of(one);
   for (const OutgoingDelivery& delivery : deliveries) {
     const bool alone = delivery.event.size() > limits_.frame_bytes_max;
     // Names go into the frame before when the delivery itself gets one of its own.
@@ -35,6 +48,8 @@ void Outbox::AddDeliveries(std::string_view function,
       if (!frames_.empty()) frames_.back().open = false;
     }
     Frame& frame = OpenDeliveries();
+    frame.bytes.reserve(std::min(frame.bytes.size() + left, limits_.frame_bytes_target));
+    left -= bytes_of(delivery);
     AddName(frame.bytes, delivery);
     AppendDelivery(frame.bytes, delivery, entry->second, !alone);
     if (alone) {

@@ -2,7 +2,7 @@
 // straight into the last frame until it has frame_bytes_target, so that what arrives while a write
 // is under way leaves as one frame.
 //
-//   Take() <- [welcome] [deliveries 64..256 KiB] [cancel] [deliveries, open] <- AddDeliveries()
+//   Take() <- [welcome] [deliveries 192..256 KiB] [cancel] [deliveries, open] <- AddDeliveries()
 //
 // Bounded by the session's credit: each delivery adds its bytes once, each lease at most one
 // cancel, and Confirmed and Refused are kept as numbers until they are written.
@@ -32,8 +32,8 @@ namespace tocsin {
 class Outbox {
  public:
   struct Limits {
-    std::size_t frame_bytes_target = 64 * 1024;  // a frame this long takes no more
-    std::size_t frame_bytes_max = 256 * 1024;    // an event above this travels alone
+    std::size_t frame_bytes_target = 192 * 1024;  // a frame this long takes no more
+    std::size_t frame_bytes_max = 256 * 1024;     // an event above this travels alone
   };
 
   explicit Outbox(const Limits& limits) : limits_(limits) {}

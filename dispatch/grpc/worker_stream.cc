@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "broker/base/status.h"
+#include "broker/base/thread_executor.h"
 #include "dispatch/grpc/byte_buffer.h"
 
 namespace tocsin {
@@ -14,6 +15,9 @@ namespace {
 
 // A call that was finished and still is not gone after this is cancelled: its peer does not read.
 constexpr Duration kFinishWithin = std::chrono::seconds(5);
+// What so few answers cause is done by the thread that read them: that is less than waking another.
+constexpr std::uint64_t kHereAnswersMax = 16;
+constexpr std::size_t kHereBytesMax = 4096;
 constexpr std::uint64_t kStaleCountedMax = 1'000'000;  // of one frame
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -23,6 +27,15 @@ grpc::Status ToGrpc(const absl::Status& status) {
 std::uint32_t ToMilliseconds(Duration duration) {
   return static_cast<std::uint32_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+}
+
+bool IsSmall(const FrameAnswers& answers) {
+  std::uint64_t count = answers.others.size() + answers.extends.size();
+  for (const HandleRange& range : answers.acked) {
+    if (range.last < range.first || range.last - range.first >= kHereAnswersMax) return false;
+    count += range.last - range.first + 1;
+  }
+  return count <= kHereAnswersMax;
 }
 
 }  // namespace
@@ -143,6 +156,11 @@ void WorkerStream::OnRead(bool ok) {
     counters.malformed.fetch_add(1, std::memory_order_relaxed);
     End(ToGrpc(decoded), false);
     return;
+  }
+  std::optional<ThreadExecutor::Gathering> here;
+  if (frame.kind == WorkerFrameKind::kAnswers && flat.bytes().size() <= kHereBytesMax &&
+      IsSmall(frame.answers)) {
+    here.emplace();
   }
   const grpc::Status handled = Handle(std::move(frame));
   if (!handled.ok()) {

@@ -148,6 +148,109 @@ TEST(ThreadExecutorTest, WithoutADispatchThroughWhatFollowsIsPosted) {
   }
 }
 
+TEST(ThreadExecutorTest, WhatIsGatheredRunsOnTheCallersThreadAtTheEnd) {
+  SystemClock clock;
+  ThreadExecutor first("first", clock, ThreadExecutor::Gathered::kYes);
+  ThreadExecutor second("second", clock, ThreadExecutor::Gathered::kYes);
+  ASSERT_TRUE(RunsInside(clock, first));
+  ASSERT_TRUE(RunsInside(clock, second));
+  const std::thread::id self = std::this_thread::get_id();
+  const Instant deadline = clock.Monotonic() + std::chrono::seconds(20);
+  bool inside = false;
+  while (!inside && clock.Monotonic() < deadline) {
+    std::vector<int> order;
+    std::promise<std::thread::id> last;
+    bool early = false;
+    {
+      const ThreadExecutor::Gathering gathering;
+      first.Post([&] {
+        if (std::this_thread::get_id() == self) order.push_back(1);
+        // What a task posts there comes with it.
+        first.Post([&] { last.set_value(std::this_thread::get_id()); });
+      });
+      second.Post([&] {
+        if (std::this_thread::get_id() == self) order.push_back(2);
+      });
+      early = !order.empty();
+    }
+    EXPECT_FALSE(early);
+    inside = last.get_future().get() == self && order == std::vector<int>{1, 2};
+    second.Dispatch([] {});
+    std::promise<void> over;
+    second.Post([&over] { over.set_value(); });
+    over.get_future().get();
+  }
+  EXPECT_TRUE(inside);
+}
+
+TEST(ThreadExecutorTest, WhatIsGatheredForABusyThreadIsRunByIt) {
+  SystemClock clock;
+  ThreadExecutor executor("busy", clock, ThreadExecutor::Gathered::kYes);
+  std::promise<void> busy;
+  std::promise<void> go;
+  executor.Post([&] {
+    busy.set_value();
+    go.get_future().get();
+  });
+  busy.get_future().get();
+  std::promise<std::thread::id> ran;
+  {
+    const ThreadExecutor::Gathering gathering;
+    executor.Post([&ran] { ran.set_value(std::this_thread::get_id()); });
+  }
+  go.set_value();
+  EXPECT_NE(ran.get_future().get(), std::this_thread::get_id());
+}
+
+TEST(ThreadExecutorTest, WhoIsNotToBeGatheredRunsOnItsOwnThread) {
+  SystemClock clock;
+  ThreadExecutor executor("own", clock);
+  ASSERT_TRUE(RunsInside(clock, executor));
+  for (int i = 0; i < 20; ++i) {
+    std::promise<std::thread::id> ran;
+    {
+      const ThreadExecutor::Gathering gathering;
+      executor.Post([&ran] { ran.set_value(std::this_thread::get_id()); });
+    }
+    EXPECT_NE(ran.get_future().get(), std::this_thread::get_id());
+  }
+}
+
+TEST(ThreadExecutorTest, ATaskKnowsWhetherItIsOnLoan) {
+  SystemClock clock;
+  ThreadExecutor executor("loan", clock);
+  const std::thread::id self = std::this_thread::get_id();
+  const Instant deadline = clock.Monotonic() + std::chrono::seconds(20);
+  bool on_loan = false;
+  while (!on_loan && clock.Monotonic() < deadline) {
+    std::promise<void> over;
+    executor.Dispatch([&] {
+      EXPECT_EQ(ThreadExecutor::OnLoan(), std::this_thread::get_id() == self);
+      on_loan = ThreadExecutor::OnLoan();
+      over.set_value();
+    });
+    over.get_future().get();
+  }
+  EXPECT_TRUE(on_loan);
+  EXPECT_FALSE(ThreadExecutor::OnLoan());
+}
+
+// It sleeps until a later one: the thread that has its place must not wake it, and it must not
+// sleep on.
+TEST(ThreadExecutorTest, AnEarlierTimerOfATaskOnLoanIsKept) {
+  SystemClock clock;
+  ThreadExecutor executor("timer", clock);
+  executor.PostAt(clock.Monotonic() + std::chrono::hours(1), [] {});
+  ASSERT_TRUE(RunsInside(clock, executor));
+  for (int i = 0; i < 20; ++i) {
+    std::promise<void> fired;
+    executor.Dispatch([&] {
+      executor.PostAt(clock.Monotonic() + std::chrono::milliseconds(2), [&] { fired.set_value(); });
+    });
+    EXPECT_EQ(fired.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  }
+}
+
 // The danger: two threads inside one owner, or one thread's tasks out of order.
 TEST(ThreadExecutorTest, DispatchAndPostRunOneTaskAtATimeInEachThreadsOrder) {
   SystemClock clock;
@@ -156,7 +259,7 @@ TEST(ThreadExecutorTest, DispatchAndPostRunOneTaskAtATimeInEachThreadsOrder) {
   std::vector<int> next(kThreads);
   int total = 0;  // no atomic: the executor alone makes it safe
   int disordered = 0;
-  ThreadExecutor executor("mixed", clock);
+  ThreadExecutor executor("mixed", clock, ThreadExecutor::Gathered::kYes);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {
@@ -165,9 +268,12 @@ TEST(ThreadExecutorTest, DispatchAndPostRunOneTaskAtATimeInEachThreadsOrder) {
           ++total;
           disordered += next[static_cast<std::size_t>(thread)]++ == i ? 0 : 1;
         };
-        if (i % 3 == 0) {
+        if (i % 4 == 0) {
           executor.Post(task);
-        } else if (i % 3 == 1) {
+        } else if (i % 4 == 1) {
+          const ThreadExecutor::Gathering gathering;
+          executor.Post(task);
+        } else if (i % 4 == 2) {
           executor.DispatchThrough(task);
         } else {
           executor.Dispatch(task);

@@ -108,31 +108,85 @@ class Owner {
   ThreadExecutor executor_;
 };
 
-TEST(JournalThreadsTest, TwoOwnersAndThreeThreadsKeepEverythingInOrder) {
-  std::string dir = (std::filesystem::temp_directory_path() / "tocsin-threads-XXXXXX").string();
-  ASSERT_NE(mkdtemp(dir.data()), nullptr);
-  {
-    SystemClock clock;
-    SeededRandom random(3);
-    auto fs = OpenSystemFileSystem(dir);
+// A journal with its threads, in a directory of its own.
+class JournalThreadsTest : public ::testing::Test {
+ protected:
+  void Open(std::uint32_t partitions) {
+    dir_ = (std::filesystem::temp_directory_path() / "tocsin-threads-XXXXXX").string();
+    ASSERT_NE(mkdtemp(dir_.data()), nullptr);
+    auto fs = OpenSystemFileSystem(dir_);
     ASSERT_TRUE(fs.ok());
+    fs_ = *std::move(fs);
     FileJournalOptions options;
-    options.partitions = 2;
+    options.partitions = partitions;
     options.segment_bytes = 64 * 1024;
     options.letter_segment_bytes = 32 * 1024;
     options.reserve_bytes = 0;
-    auto journal = OpenFileJournal(std::move(options), **fs, clock, random);
+    auto journal = OpenFileJournal(std::move(options), *fs_, clock_, random_);
     ASSERT_TRUE(journal.ok()) << journal.status();
-    Owner first(**journal, PartitionId(0), clock);
-    Owner second(**journal, PartitionId(1), clock);
-    EXPECT_EQ(first.Wait(), static_cast<std::size_t>(kBatches));
-    EXPECT_EQ(second.Wait(), static_cast<std::size_t>(kBatches));
-    EXPECT_GT((*journal)->Info().segments, 3u);
-    EXPECT_FALSE((*journal)->Info().failed);
-    // The journal's threads end before its owners.
-    journal->reset();
+    journal_ = *std::move(journal);
   }
-  std::filesystem::remove_all(dir);
+  ~JournalThreadsTest() override {
+    journal_.reset();
+    std::filesystem::remove_all(dir_);
+  }
+
+  std::string dir_;
+  SystemClock clock_;
+  SeededRandom random_{3};
+  std::unique_ptr<FileSystem> fs_;
+  std::unique_ptr<FileJournal> journal_;
+};
+
+TEST_F(JournalThreadsTest, TwoOwnersAndThreeThreadsKeepEverythingInOrder) {
+  Open(2);
+  Owner first(*journal_, PartitionId(0), clock_);
+  Owner second(*journal_, PartitionId(1), clock_);
+  EXPECT_EQ(first.Wait(), static_cast<std::size_t>(kBatches));
+  EXPECT_EQ(second.Wait(), static_cast<std::size_t>(kBatches));
+  EXPECT_GT(journal_->Info().segments, 3u);
+  EXPECT_FALSE(journal_->Info().failed);
+  // The journal's threads end before its owners.
+  journal_.reset();
+}
+
+// Appends one small batch after the other until an owner that sleeps was told on another thread.
+TEST_F(JournalThreadsTest, ASmallGroupsOwnerIsServedInItsPlace) {
+  Open(1);
+  ThreadExecutor owner("owner", clock_);
+  std::promise<Epoch> opened;
+  std::promise<pid_t> own;
+  owner.Post([&] { own.set_value(gettid()); });
+  const pid_t thread = own.get_future().get();
+  pid_t opener = 0;
+  journal_->Open(PartitionId(0), owner, [&](const absl::StatusOr<OpenResult>& result) {
+    opener = gettid();
+    opened.set_value(result->epoch);
+  });
+  const Epoch epoch = opened.get_future().get();
+  EXPECT_EQ(opener, thread) << "what follows an opening is long";
+  bool elsewhere = false;
+  const Instant deadline = clock_.Monotonic() + std::chrono::seconds(20);
+  for (std::uint64_t offset = 0; !elsewhere && clock_.Monotonic() < deadline; ++offset) {
+    std::promise<pid_t> told;
+    owner.Post([&] {
+      std::string body;
+      RecordWriter(body).Add(RecordType::kEvent, "e");
+      RecordBatch batch;
+      batch.partition = PartitionId(0);
+      batch.epoch = epoch;
+      batch.base_offset = Offset(offset);
+      batch.event_count = batch.record_count = 1;
+      batch.body = std::make_shared<const std::string>(std::move(body));
+      journal_->Append(std::move(batch), [&](const absl::StatusOr<AppendResult>& result) {
+        EXPECT_TRUE(result.ok()) << result.status();
+        told.set_value(gettid());
+      });
+    });
+    elsewhere = told.get_future().get() != thread;
+  }
+  EXPECT_TRUE(elsewhere);
+  journal_.reset();
 }
 
 }  // namespace

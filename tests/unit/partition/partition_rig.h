@@ -34,6 +34,7 @@ class RigWorker final : public WorkerLink {
     std::string trigger;
     std::string event;  // its id
     std::uint32_t attempt = 0;
+    WallTime recorded;
   };
 
   void Deliver(std::string_view, std::span<const OutgoingDelivery> deliveries) override {
@@ -42,7 +43,8 @@ class RigWorker final : public WorkerLink {
       EventView view;
       EXPECT_TRUE(ParseEvent(delivery.event, view).ok());
       held.push_back({delivery.handle, FormatDeliveryId(delivery.id),
-                      std::string(delivery.trigger_name), std::string(view.id), delivery.attempt});
+                      std::string(delivery.trigger_name), std::string(view.id), delivery.attempt,
+                      delivery.recorded});
     }
   }
   void Cancel(std::span<const std::uint64_t> handles) override {
@@ -68,6 +70,7 @@ class PartitionRig : public PartitionObserver {
     partition_options.partitions = 1;
     partition_options.hash_seed = 7;
     partition_options.between_fires = Duration::zero();  // Run() leaves the clock where it is
+    partition_options.settlements_wait = Duration::zero();
     AddTrigger("all");
   }
   ~PartitionRig() override { Kill(); }
