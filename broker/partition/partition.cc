@@ -74,7 +74,7 @@ void Partition::Impl::BeginIfNeeded() {
 }
 
 void Partition::Impl::EnsureRoom(std::size_t bytes, std::size_t letter_bytes) {
-  BeginIfNeeded();
+  if (turn.record_count == turn.settled_records) BeginIfNeeded();
   if (turn.empty()) return;
   const std::size_t batch_max = ports.journal.batch_bytes_max();
   const std::size_t max = std::min(batch_max, kBodyTarget + BodySlack());

@@ -75,14 +75,25 @@ def test_F14_while_a_sync_hangs_publishers_are_pushed_back_and_work_in_memory_go
     for one in streams:  # what is read of these waits for its turn to be answered
         for i in range(30):
             one.send(request([event("s%d" % (3 * i + j), data=data) for j in range(3)]))
-    # What it may hold is soon held; a hundred times as much is offered.
-    full = eventually(lambda: broker.metric("tocsin_partition_in_flight_bytes") > MIB)
+    # What it may hold, four such events, is soon held: a stream one of which was refused sends no
+    # more to that partition, so others offer theirs until it is.
+    def full():
+        if broker.metric("tocsin_partition_in_flight_bytes") > 3.9 * MIB:
+            return True
+        streams.append(broker.stream())
+        streams[-1].send(request([event("f%d" % len(streams), data=data)]))
+        worker.heartbeat()
+        return False
+
+    eventually(full)
+    # A hundred times as much is offered.
     while refused < 400:
         answer = broker.publish(*[event("u%d" % (refused + i), data=data) for i in range(4)])
         for one in answer.exceptions:
             assert one.code == RESOURCE_EXHAUSTED and one.error and one.retry_after_ms > 0
-        assert answer.accepted == 0 and full
+        assert answer.accepted == 0
         refused += len(answer.exceptions)
+        worker.heartbeat()
     held = broker.metric("tocsin_partition_in_flight_bytes")
     assert 0 < held <= 5 * MIB, held
     # The worker is heard, its answers settle, and what is in memory comes in its order.
