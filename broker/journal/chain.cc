@@ -57,6 +57,19 @@ std::uint64_t Chain::Add(BatchHeader header, std::string_view body) {
   return header.log_position;
 }
 
+// A page of which only a part is written, and which is not in memory, is read from the disk first.
+// So the one that the group ends in, if nothing of it is used, is written whole before: zeros over
+// zeros, and not behind the group, which is not to be there when a write that had it is refused.
+absl::Status Chain::BeginLastPage() {
+  const std::uint64_t used = write_end_ - active_->first;
+  const std::uint64_t end = used + group_bytes_;
+  const std::uint64_t page = end / kPageBytes * kPageBytes;
+  if (page == end || page < used) return absl::OkStatus();
+  const std::uint64_t bytes = std::min<std::uint64_t>(kPageBytes, active_->bytes - page);
+  const std::array<std::span<const std::byte>, 1> zeros = {std::span(kZeros).first(bytes)};
+  return active_->file->WriteAt(page, zeros);
+}
+
 absl::Status Chain::Write() {
   if (group_.empty()) return absl::OkStatus();
   std::vector<std::span<const std::byte>> pieces;
@@ -69,13 +82,11 @@ absl::Status Chain::Write() {
     from = to;
   }
   if (from < copied_.size()) pieces.push_back(AsBytes(std::string_view(copied_).substr(from)));
-  // To the end of its page, over zeros: a page of which only a part is written, and which is not in
-  // memory, is read first. The one where a group begins is there from the group before.
-  const std::uint64_t used = write_end_ + group_bytes_ - active_->first;
-  const std::uint64_t page =
-      std::min((used + kPageBytes - 1) / kPageBytes * kPageBytes, std::max(active_->bytes, used));
-  if (page > used) pieces.push_back(std::span(kZeros).first(page - used));
 
+  if (absl::Status begun = BeginLastPage(); !begun.ok()) {
+    ClearGroup();
+    return begun;
+  }
   absl::Status status = active_->file->WriteAt(write_end_ - active_->first, pieces);
   if (absl::IsResourceExhausted(status)) {
     dirty_bytes_ = group_bytes_;

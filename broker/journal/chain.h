@@ -146,6 +146,7 @@ class Chain {
 
   std::string Path(const std::string& name) const { return options_.dir + "/" + name; }
   SegmentHeader HeaderFor(std::uint64_t first) const;
+  absl::Status BeginLastPage();
   void ClearGroup();
 
   // Set at construction.

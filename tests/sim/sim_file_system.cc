@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "broker/base/check.h"
@@ -17,6 +18,8 @@ struct SimFileSystem::Inode {
   // What the disk has of sectors whose sync failed: they are clean, so that no later sync writes
   // them, and read as they were written for as long as they are in memory.
   Sectors stale;
+
+  std::set<std::uint64_t> cached_pages;  // while page reads are counted
 
   void Write(std::uint64_t position, const char* bytes, std::size_t size) {
     if (size == 0) return;
@@ -67,6 +70,12 @@ struct SimFileSystem::Inode {
   }
 };
 
+void SimFileSystem::CountPageReads() {
+  counts_page_reads_ = true;
+  page_reads_ = 0;
+  for (const auto& [path, inode] : names_) inode->cached_pages.clear();
+}
+
 class SimFileSystem::SimFile final : public File {
  public:
   SimFile(SimFileSystem& fs, std::string path, std::shared_ptr<Inode> inode)
@@ -92,7 +101,7 @@ class SimFileSystem::SimFile final : public File {
     for (const auto& piece : pieces) {
       bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
     }
-    fs_.last_write_end_ = position + bytes.size();
+    if (fs_.counts_page_reads_) CountPages(position, bytes.size());
     absl::Status status = power;
     std::size_t size = bytes.size();
     if (const auto error = fs_.Injected(Call::kWrite, path_)) {
@@ -114,6 +123,13 @@ class SimFileSystem::SimFile final : public File {
   absl::StatusOr<std::uint64_t> Size() const override {
     TOCSIN_RETURN_IF_ERROR(Alive());
     return inode_->data.size();
+  }
+
+  void CountPages(std::uint64_t position, std::uint64_t size) {
+    for (std::uint64_t page = position / kPage; page * kPage < position + size; ++page) {
+      const bool whole = position <= page * kPage && (page + 1) * kPage <= position + size;
+      if (inode_->cached_pages.insert(page).second && !whole) ++fs_.page_reads_;
+    }
   }
 
   absl::Status SyncData() override {

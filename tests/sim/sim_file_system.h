@@ -78,11 +78,14 @@ class SimFileSystem final : public FileSystem {
   void Put(const std::string& path, std::string bytes);
   void Delete(const std::string& path);
   std::vector<std::string> Paths() const;
-  // Where the last WriteAt() ended, in its file.
-  std::uint64_t last_write_end() const { return last_write_end_; }
+  // How many pages of 4 KiB would have been read by WriteAt() since CountPageReads(): those of
+  // which only a part was written, and that were neither read nor written before.
+  void CountPageReads();
+  std::uint64_t page_reads() const { return page_reads_; }
 
  private:
   static constexpr std::size_t kSector = 512;
+  static constexpr std::uint64_t kPage = 4096;
   struct Inode;
   class SimFile;
   class SimLock;
@@ -108,7 +111,8 @@ class SimFileSystem final : public FileSystem {
   static std::string DirOf(const std::string& path);
 
   SeededRandom random_;
-  std::uint64_t last_write_end_ = 0;
+  bool counts_page_reads_ = false;
+  std::uint64_t page_reads_ = 0;
   std::uint64_t generation_ = 0;  // rises with every crash
   std::map<std::string, std::shared_ptr<Inode>> names_;
   std::set<std::string> dirs_;

@@ -20,21 +20,47 @@ void WriteTwo(JournalRig& rig) {
   rig.Kill();
 }
 
-// A page of which only a part is written is read from the disk first, if it is not in memory.
-TEST(JournalWriteTest, GroupsAreWrittenToTheEndOfTheirPage) {
+// A page of which only a part is written is read from the disk first, if it is not in memory. Of a
+// log that is appended to that is the page where it ends at the start, and no other.
+TEST(JournalWriteTest, NoPageIsReadToBeWritten) {
   JournalRig rig;
   rig.StartAndOpen();
+  rig.fs.CountPageReads();
   std::vector<std::string> texts;
-  for (const std::size_t bytes : {10, 3000, 1200, 4000, 7000, 1}) {
+  for (const std::size_t bytes : {10, 3000, 1200, 4000, 7000, 1, 5000, 2000}) {
     texts.emplace_back(bytes, 't');
     const auto appended = rig.Append(texts.back());
     ASSERT_TRUE(appended.ok()) << appended.status();
-    const std::uint64_t end = appended->end.value();
-    EXPECT_EQ(rig.fs.last_write_end(), (end + 4095) / 4096 * 4096) << bytes;
   }
+  EXPECT_EQ(rig.fs.page_reads(), 1u);
   ASSERT_TRUE(rig.Restart().ok());
   ASSERT_TRUE(rig.Open().ok());
   EXPECT_EQ(rig.Texts(), texts);
+}
+
+// A group that was refused for want of room must not be there later, whatever of it was written.
+TEST(JournalWriteTest, WhatWasRefusedForWantOfRoomIsNotThere) {
+  for (int skip = 0; skip < 4; ++skip) {
+    JournalRig rig;
+    rig.StartAndOpen();
+    ASSERT_TRUE(rig.Append("before").ok());
+    rig.fs.Fail(SimFileSystem::Call::kWrite, "log/", absl::ResourceExhaustedError("full"), 3, skip);
+    bool refused = false;
+    std::vector<std::string> texts = {"before"};
+    for (int i = 0; i < 4; ++i) {
+      const std::string text(5000, static_cast<char>('a' + i));
+      if (rig.Append(text).ok()) {
+        texts.push_back(text);
+      } else {
+        refused = true;
+        break;
+      }
+    }
+    EXPECT_TRUE(refused) << skip;
+    ASSERT_TRUE(rig.Restart().ok());
+    ASSERT_TRUE(rig.Open().ok());
+    EXPECT_EQ(rig.Texts(), texts) << skip;
+  }
 }
 
 TEST(JournalFaultsTest, F9TheOlderCheckpointIsUsedLoudly) {
