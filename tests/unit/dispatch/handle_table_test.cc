@@ -45,6 +45,17 @@ TEST(HandleTableTest, FindsWhatIsThereAndNothingElse) {
   EXPECT_THAT(Handles(table), ElementsAre(701));
 }
 
+// The block of the first is used again for the second.
+TEST(HandleTableTest, WhatIsGoneIsNotFoundInABlockThatIsUsedAgain) {
+  HandleTable<std::string> table;
+  table.Add(64, "a");
+  ASSERT_NE(table.Find(64), nullptr);
+  table.Erase(64);
+  table.Add(128, "b");
+  EXPECT_EQ(table.Find(64), nullptr);
+  EXPECT_EQ(*table.Find(128), "b");
+}
+
 TEST(HandleTableTest, DoesAsAMapDoes) {
   SeededRandom random(7);
   for (int round = 0; round < 50; ++round) {

@@ -4,7 +4,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <chrono>
 #include <set>
 
 #include "tests/unit/sdk/fake_broker.h"
@@ -88,7 +90,7 @@ TEST_F(PublisherTest, BatchesByItselfAndKeepsTheOrder) {
 // Two small requests are under way at most: what is published meanwhile goes together. The broker
 // answers nothing until all is published, with time for each to be sent by itself.
 TEST_F(PublisherTest, WhatIsPublishedBehindTwoSmallRequestsGoesTogether) {
-  constexpr int kEvents = 1500;  // less than half of what a request takes
+  constexpr int kEvents = 100;  // less than half of what a request takes
   TestQueue<int> sizes;
   TestQueue<int> answer;
   broker_.set_on_publish([&](const auto& request, auto* response) {
@@ -99,7 +101,12 @@ TEST_F(PublisherTest, WhatIsPublishedBehindTwoSmallRequestsGoesTogether) {
   });
   Publisher publisher(Options());
   std::vector<std::future<PublishResult>> results;
-  for (int i = 0; i < kEvents; ++i) results.push_back(publisher.Publish(Numbered(i)));
+  for (int i = 0; i < kEvents; ++i) {
+    results.push_back(publisher.Publish(Numbered(i)));
+    // Time to send it, which it is not to take.
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(1);
+    while (std::chrono::steady_clock::now() < until) sched_yield();
+  }
   for (int i = 0; i < kEvents; ++i) answer.Push(1);
   for (auto& result : results) EXPECT_TRUE(result.get().status.ok());
   sizes.Close();
