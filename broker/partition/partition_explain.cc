@@ -104,7 +104,8 @@ void Partition::Impl::Explain(Offset offset,
   WhenDurable(
       [this, look = std::move(look)](const absl::Status& status) mutable {
         if (!status.ok() && !IsTakenWithoutRoom(status)) return look->done(status);
-        ReadForExplain(std::move(look), ports.journal.Locate(options.id, look->offset));
+        const JournalPosition from = ports.journal.Locate(options.id, look->offset);
+        ReadForExplain(std::move(look), from);
       },
       true);
 }
