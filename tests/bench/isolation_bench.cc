@@ -1,7 +1,9 @@
-// Isolation, measured: what one failing key, one hot key or one worker that never answers costs
-// the other keys, with the default configuration of the broker.
+// Isolation, measured: what one failing key, one hot key, one stuck trigger (its function's only
+// worker never answers) or one mute worker among those of a trigger costs the other keys, with the
+// default configuration of the broker.
 //
-//   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [--only failing|hot|mute] [-o FILE]
+//   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [--only failing|hot|stuck|mute] [-o
+//   FILE]
 //
 // Each round runs the same load quiet and disturbed in turn, each in a fresh broker: once at a
 // fixed rate below capacity (completions and latency of the others, from the time each event was
@@ -41,12 +43,13 @@ struct Options {
 struct Scenario {
   const char* name;
   Disturbance disturbance;
-  double odd_share;
+  double odd_share;  // 0: what matters is that it lasts longer than a lease
 };
 
 constexpr Scenario kScenarios[] = {
     {"failing", Disturbance::kFailingKey, 0.01},
     {"hot", Disturbance::kHotKey, 0.9},
+    {"stuck", Disturbance::kStuckTrigger, 0},
     {"mute", Disturbance::kMuteWorker, 0},
 };
 
@@ -90,6 +93,7 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options,
   LoadShape shape;
   shape.disturbance = scenario.disturbance;
   if (open) shape.rate = options.rate;
+  if (scenario.disturbance == Disturbance::kStuckTrigger) shape.mute_credit = 1000;
   if (scenario.disturbance == Disturbance::kMuteWorker) {
     // A quarter of the keys: what comes of them while the leases last is more than the windows
     // hold.

@@ -8,7 +8,8 @@
 // A load of two sides compares them event by event in one broker, so what else the machine does
 // strikes both alike. Of two loads of one side each, run in turn, rates and latencies are compared.
 //
-// Events are the others' (`keys` keys) and odd ones: of the failing or the hot key. Closed loop:
+// Events are the others' (`keys` keys) and odd ones: of the failing or the hot key, or of a trigger
+// of their own, which is stuck because its function's only worker never answers. Closed loop:
 // `window` events of each other key are under way, an answered one brings the next. Open loop:
 // `rate` events per second, by the clock. Odd ones are published in proportion in both.
 
@@ -34,7 +35,7 @@ namespace tocsin {
 
 class MuteWorker;
 
-enum class Disturbance { kFailingKey, kHotKey, kMuteWorker };
+enum class Disturbance { kFailingKey, kHotKey, kMuteWorker, kStuckTrigger };
 
 struct LoadShape {
   Disturbance disturbance = Disturbance::kFailingKey;

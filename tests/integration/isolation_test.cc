@@ -1,4 +1,5 @@
-// One failing key, one hot key, one worker that never answers: the other keys settle at least nine
+// One failing key, one hot key, one trigger whose only worker never answers, one such worker among
+// others: the other keys settle at least nine
 // tenths of what they settle undisturbed, in order, for longer than it would take to fill the
 // queue's window with deliveries that cannot go on.
 //
@@ -89,6 +90,10 @@ class IsolationTest : public ::testing::Test {
         EXPECT_GT(disturbed.odd_failed, 0u);
         EXPECT_EQ(disturbed.odd_settled, 0u);
       }
+      if (shape.disturbance == Disturbance::kStuckTrigger) {
+        EXPECT_EQ(disturbed.odd_settled, 0u);
+        EXPECT_GT(quiet.odd_settled, 0u);
+      }
       if (shape.disturbance == Disturbance::kMuteWorker) {
         EXPECT_EQ(disturbed.other_keys, shape.keys - shape.mute_credit);
       }
@@ -117,6 +122,15 @@ TEST_F(IsolationTest, OneKeyWithNineTenthsOfTheLoad) {
   shape.rate = 4000;
   Compare(shape, [](const IsolationLoad& load, Duration elapsed) {
     return load.Count(true).odd_published >= 16 * kEntriesMax && elapsed > std::chrono::seconds(5);
+  });
+}
+
+TEST_F(IsolationTest, OneTriggerWhoseOnlyWorkerNeverAnswers) {
+  LoadShape shape = Shape(Disturbance::kStuckTrigger);
+  shape.timeout = "2s";
+  // Longer than a lease, and its windows are full.
+  Compare(shape, [](const IsolationLoad& load, Duration elapsed) {
+    return load.Count(true).odd_published >= 8 * kEntriesMax && elapsed > std::chrono::seconds(4);
   });
 }
 
