@@ -203,11 +203,11 @@ absl::Status Partition::SetPaused(std::string_view name, bool paused) {
   record.generation = trigger->generation;
   record.paused = paused;
   const std::string own_name = trigger->name;
-  const std::string hash = trigger->config_hash;
-  const std::string json = trigger->config_json;
+  const SharedText hash = trigger->config_hash;
+  const SharedText json = trigger->config_json;
   record.name = own_name;
-  record.config_hash = hash;
-  record.config_json = json;
+  record.config_hash = hash.str();
+  record.config_json = json.str();
   std::string body;
   EncodeTriggerDefined(record, body);
   const std::int64_t detached_us = trigger->detached_us;
@@ -371,7 +371,7 @@ PartitionSnapshot Partition::Impl::Snapshot() const {
     if (trigger->forgotten) continue;
     TriggerBooks books;
     books.name = trigger->name;
-    books.config_hash = trigger->config_hash;
+    books.config_hash = trigger->config_hash.str();
     books.ordinal = trigger->ordinal;
     books.matched = trigger->matched;
     books.acked = trigger->acked;

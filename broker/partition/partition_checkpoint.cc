@@ -61,8 +61,8 @@ std::string EncodeTrigger(const TriggerRecord& trigger) {
   std::string out;
   PutBytes(out, trigger.name);
   PutVarint(out, trigger.generation);
-  PutBytes(out, trigger.config_hash);
-  PutBytes(out, trigger.config_json);
+  PutBytes(out, trigger.config_hash.str());
+  PutBytes(out, trigger.config_json.str());
   PutVarint(out, (trigger.paused ? 1u : 0u) | (trigger.detached ? 2u : 0u) |
                      (trigger.forgotten ? 4u : 0u));
   PutI64(out, trigger.detached_us);
@@ -108,8 +108,8 @@ bool DecodeTrigger(std::string_view bytes, PartitionId partition, TriggerRecord&
   PageReader reader(bytes);
   trigger.name = reader.Text();
   trigger.generation = reader.U64();
-  trigger.config_hash = reader.Text();
-  trigger.config_json = reader.Text();
+  trigger.config_hash = SharedText(reader.View());
+  trigger.config_json = SharedText(reader.View());
   const std::uint64_t flags = reader.U64();
   trigger.paused = (flags & 1) != 0;
   trigger.detached = (flags & 2) != 0;

@@ -127,7 +127,7 @@ void Partition::Impl::WriteLetter(Runtime& runtime, const HeldDead& dead,
   letter.reason = action.reason;
   letter.message = action.message;
   letter.trigger = trigger->name;
-  letter.config_hash = trigger->config_hash;
+  letter.config_hash = trigger->config_hash.str();
   letter.died = wall;
   if (event != nullptr) {
     letter.event = std::string(event->event);

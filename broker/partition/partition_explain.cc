@@ -311,7 +311,7 @@ void Partition::Impl::FinishStory(Explaining& look) {
   for (const auto& trigger : state.triggers()) {
     for (const FormerConfig& former : trigger->former) {
       if (!(look.story.origin < former.until)) continue;
-      look.story.configs.push_back({trigger->name, former.config_json});
+      look.story.configs.push_back({trigger->name, former.config_json.str()});
       break;
     }
   }

@@ -534,8 +534,8 @@ void PartitionState::ApplyDefined(const TriggerDefinedRecord& record) {
   }
   trigger.name = std::string(record.name);
   trigger.generation = record.generation;
-  trigger.config_hash = std::string(record.config_hash);
-  trigger.config_json = std::string(record.config_json);
+  trigger.config_hash = SharedText(record.config_hash);
+  trigger.config_json = SharedText(record.config_json);
   trigger.paused = record.paused;
   trigger.detached = false;
   trigger.detached_us = 0;

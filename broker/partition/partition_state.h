@@ -24,6 +24,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "broker/base/ids.h"
+#include "broker/base/shared_text.h"
 #include "broker/journal/journal.h"
 #include "broker/journal/record.h"
 #include "broker/partition/dedupe_table.h"
@@ -54,7 +55,7 @@ struct ParkedKey {
 // What a trigger's configuration was, for events below `until`.
 struct FormerConfig {
   Offset until;
-  std::string config_json;
+  SharedText config_json;
 };
 
 struct ReplayState {
@@ -71,8 +72,8 @@ struct TriggerRecord {
   TriggerOrdinal ordinal;
   std::string name;
   std::uint64_t generation = 0;
-  std::string config_hash;
-  std::string config_json;
+  SharedText config_hash;  // every partition has them, a process once
+  SharedText config_json;
   bool paused = false;
   bool detached = false;
   bool forgotten = false;
@@ -89,7 +90,7 @@ struct TriggerRecord {
   std::map<std::uint64_t, std::string> redriving;  // match index of a redriven event -> parked key
   std::vector<FormerConfig> former;                // the last few, oldest first
   std::uint32_t replays = 0;                       // begun so far
-  std::optional<ReplayState> replay;               // under way
+  std::unique_ptr<ReplayState> replay;             // under way
   bool dirty = true;                               // since the last checkpoint
 
   std::uint64_t pending() const { return matched - acked - dead - dropped - expired; }

@@ -37,9 +37,9 @@ void PartitionState::ApplyReplay(const ReplayRecord& record) {
   trigger->replays = record.number;
   trigger->replay.reset();
   if (record.over) return;
-  trigger->replay =
-      ReplayState{record.next,        record.end,    record.from_us,           record.until_us,
-                  record.rate_millis, record.copied, std::string(record.where)};
+  trigger->replay = std::make_unique<ReplayState>(
+      ReplayState{record.next, record.end, record.from_us, record.until_us, record.rate_millis,
+                  record.copied, std::string(record.where)});
 }
 
 // Before the triggers' own pages: those clear what is dirty.
@@ -54,7 +54,7 @@ void PartitionState::TakeRoutePages(bool every, CheckpointDelta& delta) {
       PutVarint(out, trigger->former.size());
       for (const FormerConfig& former : trigger->former) {
         PutVarint(out, former.until.value());
-        PutBytes(out, former.config_json);
+        PutBytes(out, former.config_json.str());
       }
       PutVarint(out, trigger->replays);
       PutVarint(out, trigger->replay ? 1 : 0);
@@ -96,11 +96,12 @@ absl::Status PartitionState::LoadPast(std::uint64_t item, std::string_view bytes
   for (std::uint64_t left = reader.U64(); reader.ok() && left > 0; --left) {
     FormerConfig& former = trigger.former.emplace_back();
     former.until = Offset(reader.U64());
-    former.config_json = reader.Text();
+    former.config_json = SharedText(reader.View());
   }
   trigger.replays = reader.U32();
   if (reader.Flag()) {
-    ReplayState& replay = trigger.replay.emplace();
+    trigger.replay = std::make_unique<ReplayState>();
+    ReplayState& replay = *trigger.replay;
     replay.next = Offset(reader.U64());
     replay.end = Offset(reader.U64());
     replay.from_us = reader.I64();

@@ -124,6 +124,7 @@ absl::Status Server::Impl::Start() {
   sources->Apply(config.sources);
   local->Apply(config.functions);
   WatchTimeZones();
+  ReturnMemoryLater();
   clock_watch = std::make_unique<ClockWatch>(clock, [this] {
     for (std::uint32_t id = 0; id < shards->partition_count(); ++id) shards->Wake(PartitionId(id));
   });

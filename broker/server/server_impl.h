@@ -67,6 +67,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
                          bool after_gap) ABSL_LOCKS_EXCLUDED(reload_mutex);
   // Every zones_every: plans anew where the tz database was updated beneath a schedule.
   void WatchTimeZones();
+  void ReturnMemoryLater();
   void OnHttp(const HttpRequest& request, HttpServer::Reply reply);
   void OnFatal(const absl::Status& status);
   // Runs `finished` on the control thread every few milliseconds until it is true or `within` is

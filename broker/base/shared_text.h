@@ -1,0 +1,37 @@
+// SharedText: an immutable text of which equal ones are one allocation, whoever made them: the
+// configuration of a trigger as every partition keeps it. A copy is a pointer. What nobody holds
+// any more is freed.
+//
+// Making one looks the text up under a lock of the process: for what is said seldom and kept long.
+// Thread-safe as a std::shared_ptr is: different objects in any threads.
+
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace tocsin {
+
+class SharedText {
+ public:
+  SharedText() = default;  // empty
+  explicit SharedText(std::string_view text);
+
+  const std::string& str() const;
+  std::size_t size() const { return str().size(); }
+  bool empty() const { return text_ == nullptr; }
+
+  // Equal texts are the same object.
+  friend bool operator==(const SharedText& a, const SharedText& b) { return a.text_ == b.text_; }
+  friend bool operator==(const SharedText& a, std::string_view b) { return a.str() == b; }
+
+  // Of all texts that are held in the process; for tests.
+  static std::size_t HeldCount();
+
+ private:
+  std::shared_ptr<const std::string> text_;  // null: empty
+};
+
+}  // namespace tocsin
