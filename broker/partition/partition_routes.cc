@@ -88,8 +88,7 @@ TriggerOrdinal Partition::Impl::DefineRoute(const TriggerSpec& spec) {
     }
     return ordinal;
   }
-  if (known->detached || known->name != spec.name ||
-      known->config_hash != spec.config_hash) {
+  if (known->detached || known->name != spec.name || known->config_hash != spec.config_hash) {
     Define(*known, spec, known->ordinal, known->paused);
   }
   return known->ordinal;
