@@ -45,13 +45,16 @@ class Pool {
       ABSL_GUARDED_BY(mutex_);
 };
 
-// Of the process, and never destroyed: texts may be freed by whatever is.
+// Both of the process, and never destroyed: texts may be freed by whatever is.
 Pool& TheOne() {
   static Pool& pool = *new Pool;
   return pool;
 }
 
-const std::string kEmpty;
+const std::string& Empty() {
+  static const std::string& empty = *new std::string;
+  return empty;
+}
 
 }  // namespace
 
@@ -59,7 +62,7 @@ SharedText::SharedText(std::string_view text) {
   if (!text.empty()) text_ = TheOne().Find(text);
 }
 
-const std::string& SharedText::str() const { return text_ == nullptr ? kEmpty : *text_; }
+const std::string& SharedText::str() const { return text_ == nullptr ? Empty() : *text_; }
 
 std::size_t SharedText::HeldCount() { return TheOne().count(); }
 

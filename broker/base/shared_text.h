@@ -2,8 +2,9 @@
 // configuration of a trigger as every partition keeps it. A copy is a pointer. What nobody holds
 // any more is freed.
 //
-// Making one looks the text up under a lock of the process: for what is said seldom and kept long.
-// Thread-safe as a std::shared_ptr is: different objects in any threads.
+// For what is said seldom and kept long: making one, and dropping its last copy, looks it up in a
+// table of the process under its lock, which is held for nothing else. Thread-safe as a
+// std::shared_ptr is: different objects in any threads.
 
 #pragma once
 

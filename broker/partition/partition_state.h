@@ -72,7 +72,7 @@ struct TriggerRecord {
   TriggerOrdinal ordinal;
   std::string name;
   std::uint64_t generation = 0;
-  SharedText config_hash;  // every partition has them, a process once
+  SharedText config_hash;  // the same in every partition, one for all of them
   SharedText config_json;
   bool paused = false;
   bool detached = false;

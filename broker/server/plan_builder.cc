@@ -169,9 +169,10 @@ absl::StatusOr<std::shared_ptr<const RoutePlan>> BuildPlan(
   }
   // After everything that can fail: the dispatcher keeps what it is told.
   std::vector<RouteSpec> routes;
-  routes.reserve(config.triggers.size() + more.size());
-  plan->triggers.reserve(routes.capacity());
-  plan->numbers.reserve(routes.capacity());
+  const std::size_t count = config.triggers.size() + more.size();
+  routes.reserve(count);
+  plan->triggers.reserve(count);
+  plan->numbers.reserve(count);
   absl::flat_hash_set<std::string> names;
   for (const TriggerConfig& trigger : config.triggers) names.insert(trigger.spec.name);
   for (const TriggerConfig* trigger : more) names.insert(trigger->spec.name);

@@ -24,8 +24,10 @@ namespace {
 
 // All of it, within what the command waits for an answer.
 constexpr Duration kAskingMax = std::chrono::seconds(5);
-// After a start and a reload: the definitions are in the first checkpoint by then.
-constexpr Duration kReturnMemoryAfter = std::chrono::seconds(10);
+// After the last change of the triggers: their definitions are in a checkpoint by then
+// (`checkpoint_every` is a minute).
+constexpr Duration kReturnMemoryAfter = std::chrono::seconds(75);
+constexpr std::size_t kFreeBytesKept = std::size_t{64} << 20;
 
 std::string_view StateName(ServerState state) {
   switch (state) {
@@ -50,6 +52,7 @@ ReloadReport Server::Impl::ReloadNow() {
     report.errors.emplace_back("the broker is stopping");
     return report;
   }
+  ReturnMemoryLater();
   absl::StatusOr<Config> loaded = Load(errors);
   absl::Status applied = loaded.status();
   if (applied.ok()) applied = CheckListeners(loaded->broker);
@@ -101,14 +104,14 @@ ReloadReport Server::Impl::ReloadNow() {
   metrics.reloads(true)->Add();
   log.Info(fmt::format("reloaded: {} changes", report.changes.size()));
   for (const std::string& change : report.changes) log.Info(change);
-  ReturnMemoryLater();
   return report;
 }
 
-// What reading a configuration took and its definitions' way through journal and checkpoints, which
-// the allocator keeps for as much again: of a hundred thousand triggers a fifth of all memory.
 void Server::Impl::ReturnMemoryLater() {
-  control->PostAt(clock.Monotonic() + kReturnMemoryAfter, [] { malloc_trim(0); });
+  control->PostAt(clock.Monotonic() + kReturnMemoryAfter, [this, change = ++plan_changes] {
+    if (change != plan_changes || mallinfo2().fordblks < kFreeBytesKept) return;
+    malloc_trim(0);
+  });
 }
 
 void Server::Impl::WatchTimeZones() {

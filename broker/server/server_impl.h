@@ -67,6 +67,8 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
                          bool after_gap) ABSL_LOCKS_EXCLUDED(reload_mutex);
   // Every zones_every: plans anew where the tz database was updated beneath a schedule.
   void WatchTimeZones();
+  // Reading a configuration and taking its triggers through journal and checkpoint needs as much
+  // again as keeping it, which the allocator would keep for ever: of 100,000 triggers some 200 MB.
   void ReturnMemoryLater();
   void OnHttp(const HttpRequest& request, HttpServer::Reply reply);
   void OnFatal(const absl::Status& status);
@@ -123,6 +125,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   mutable Mutex reload_mutex;  // one reload at a time; the configuration in force
   Config config ABSL_GUARDED_BY(reload_mutex);
   std::uint64_t generation ABSL_GUARDED_BY(reload_mutex) = 0;
+  std::atomic<std::uint64_t> plan_changes{0};  // of which the last one gives memory back
   absl::flat_hash_set<std::string> file_names ABSL_GUARDED_BY(reload_mutex);  // of its triggers
   // Of the API: all that is stored, and what of it is in force.
   std::map<std::string, std::string> api_texts ABSL_GUARDED_BY(reload_mutex);

@@ -1,8 +1,10 @@
 #include "broker/server/server_metrics.h"
 
+#include <algorithm>
 #include <atomic>
-#include <map>
 #include <utility>
+
+#include "absl/container/flat_hash_map.h"
 
 namespace tocsin {
 namespace {
@@ -109,8 +111,40 @@ void ServerMetrics::RegisterSources(const std::function<std::vector<SourceSample
 }
 
 void ServerMetrics::Update(std::vector<PartitionSnapshot> snapshots) {
+  std::vector<TriggerTotal> triggers = TotalsOf(snapshots);
   MutexLock lock(mutex_);
   snapshots_.swap(snapshots);
+  triggers_.swap(triggers);
+}
+
+// Of each trigger over all partitions: once for all of its metrics. Takes what it has added up,
+// which is most of a snapshot where there are many triggers.
+std::vector<ServerMetrics::TriggerTotal> ServerMetrics::TotalsOf(
+    std::vector<PartitionSnapshot>& snapshots) {
+  std::vector<TriggerTotal> totals;
+  absl::flat_hash_map<std::string, std::size_t> at;
+  for (PartitionSnapshot& snapshot : snapshots) {
+    for (TriggerBooks& books : snapshot.triggers) {
+      const auto [found, added] = at.try_emplace(books.name, totals.size());
+      if (added) totals.emplace_back().name = std::move(books.name);
+      TriggerTotal& total = totals[found->second];
+      total.matched += books.matched;
+      total.acked += books.acked;
+      total.dead += books.dead;
+      total.dropped += books.dropped;
+      total.expired += books.expired;
+      total.pending += books.pending;
+      total.leased += books.leased;
+      total.delayed += books.delayed;
+      total.parked_keys += books.parked_keys;
+      if (books.state == TriggerState::kBlockedByKey) ++total.blocked;
+      if (books.ready > 0 && books.state == TriggerState::kActive) total.waits = true;
+    }
+    std::vector<TriggerBooks>().swap(snapshot.triggers);
+  }
+  std::sort(totals.begin(), totals.end(),
+            [](const TriggerTotal& a, const TriggerTotal& b) { return a.name < b.name; });
+  return totals;
 }
 
 void ServerMetrics::AddOne(const std::string& name, const std::string& help, Kind kind,
@@ -263,64 +297,46 @@ void ServerMetrics::RegisterPartitions() {
 
 void ServerMetrics::RegisterTriggers(const Dispatcher& dispatcher) {
   const auto add = [this](const std::string& name, const std::string& help, Kind kind,
-                          std::uint64_t (*value)(const TriggerBooks&)) {
+                          std::uint64_t TriggerTotal::*value) {
     registry_.AddCollector(name, help, kind, [this, value] {
-      std::map<std::string, std::uint64_t> sums;
-      {
-        MutexLock lock(mutex_);
-        for (const PartitionSnapshot& snapshot : snapshots_) {
-          for (const TriggerBooks& books : snapshot.triggers) sums[books.name] += value(books);
-        }
-      }
       Samples samples;
-      samples.reserve(sums.size());
-      for (const auto& [trigger, sum] : sums) {
-        samples.push_back({.labels = {{"trigger", trigger}}, .value = static_cast<double>(sum)});
+      MutexLock lock(mutex_);
+      samples.reserve(triggers_.size());
+      for (const TriggerTotal& total : triggers_) {
+        samples.push_back(
+            {.labels = {{"trigger", total.name}}, .value = static_cast<double>(total.*value)});
       }
       return samples;
     });
   };
-  using Books = TriggerBooks;
   add("tocsin_trigger_matched_total", "Events that matched.", Kind::kCounter,
-      [](const Books& b) { return b.matched; });
-  add("tocsin_trigger_acked_total", "Deliveries acked.", Kind::kCounter,
-      [](const Books& b) { return b.acked; });
+      &TriggerTotal::matched);
+  add("tocsin_trigger_acked_total", "Deliveries acked.", Kind::kCounter, &TriggerTotal::acked);
   add("tocsin_trigger_dead_total", "Deliveries that became dead letters, expired ones excepted.",
-      Kind::kCounter, [](const Books& b) { return b.dead; });
+      Kind::kCounter, &TriggerTotal::dead);
   add("tocsin_trigger_dropped_total", "Deliveries dropped.", Kind::kCounter,
-      [](const Books& b) { return b.dropped; });
+      &TriggerTotal::dropped);
   add("tocsin_trigger_expired_total", "Deliveries expired.", Kind::kCounter,
-      [](const Books& b) { return b.expired; });
+      &TriggerTotal::expired);
   add("tocsin_trigger_pending", "Matched and not settled: the backlog.", Kind::kGauge,
-      [](const Books& b) { return b.pending; });
+      &TriggerTotal::pending);
   add("tocsin_trigger_leased", "Deliveries that workers hold.", Kind::kGauge,
-      [](const Books& b) { return b.leased; });
+      &TriggerTotal::leased);
   add("tocsin_trigger_delayed", "Deliveries that wait for their next attempt.", Kind::kGauge,
-      [](const Books& b) { return b.delayed; });
+      &TriggerTotal::delayed);
   add("tocsin_trigger_parked_keys", "Keys that wait for a dead letter.", Kind::kGauge,
-      [](const Books& b) { return b.parked_keys; });
+      &TriggerTotal::parked_keys);
   add("tocsin_trigger_blocked", "Partitions on which one key blocks the trigger.", Kind::kGauge,
-      [](const Books& b) {
-        return std::uint64_t{b.state == TriggerState::kBlockedByKey ? 1u : 0u};
-      });
+      &TriggerTotal::blocked);
   registry_.AddCollector(
       "tocsin_trigger_throttled", "1 while deliveries wait for the trigger's rate.", Kind::kGauge,
       [this, d = &dispatcher] {
-        std::map<std::string, bool> waits;
-        {
-          MutexLock lock(mutex_);
-          for (const PartitionSnapshot& snapshot : snapshots_) {
-            for (const TriggerBooks& books : snapshot.triggers) {
-              bool& ready = waits[books.name];
-              ready = ready || (books.ready > 0 && books.state == TriggerState::kActive);
-            }
-          }
-        }
         Samples samples;
-        samples.reserve(waits.size());
-        for (const auto& [trigger, ready] : waits) {
-          samples.push_back({.labels = {{"trigger", trigger}},
-                             .value = ready && d->Throttled(trigger) ? 1.0 : 0.0});
+        MutexLock lock(mutex_);
+        samples.reserve(triggers_.size());
+        for (const TriggerTotal& total : triggers_) {
+          samples.push_back({.labels = {{"trigger", total.name}},
+                             .value = total.waits && d->Throttled(total.name) ? 1.0 : 0.0});
         }
         return samples;
       });

@@ -67,6 +67,15 @@ class ServerMetrics {
 
  private:
   using Samples = std::vector<MetricsRegistry::Sample>;
+  // Over all partitions.
+  struct TriggerTotal {
+    std::string name;
+    std::uint64_t matched = 0, acked = 0, dead = 0, dropped = 0, expired = 0, pending = 0;
+    std::uint64_t leased = 0, delayed = 0, parked_keys = 0;
+    std::uint64_t blocked = 0;  // partitions on which one key blocks it
+    bool waits = false;         // something is ready
+  };
+  static std::vector<TriggerTotal> TotalsOf(std::vector<PartitionSnapshot>& snapshots);
   void RegisterPublish(PublishCounters& counters);
   void RegisterWorkers(const WorkerCounters& counters, const Dispatcher& dispatcher);
   void RegisterJournal(std::function<JournalInfo()> info);
@@ -89,7 +98,8 @@ class ServerMetrics {
   Counter* warnings_;
 
   mutable Mutex mutex_;
-  std::vector<PartitionSnapshot> snapshots_ ABSL_GUARDED_BY(mutex_);
+  std::vector<PartitionSnapshot> snapshots_ ABSL_GUARDED_BY(mutex_);  // without their triggers
+  std::vector<TriggerTotal> triggers_ ABSL_GUARDED_BY(mutex_);        // by name
 };
 
 }  // namespace tocsin

@@ -159,6 +159,7 @@ void Server::Impl::ApplyTriggers(std::string text, std::string file, bool dry_ru
           for (const TriggerConfig& trigger : put) api_names.insert(trigger.spec.name);
         }
         registry->Change(put, {});
+        ReturnMemoryLater();
       }
       for (const std::string& change : report.changes) log.Info(change + " by the API");
       WhenAllMatch([done = std::move(done), report = std::move(report),

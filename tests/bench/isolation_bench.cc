@@ -1,6 +1,6 @@
-// Isolation, measured: what one failing key, one hot key, one stuck trigger (its function's only
-// worker never answers) or one mute worker among those of a trigger costs the other keys, with the
-// default configuration of the broker.
+// Isolation, measured: what one failing key, one hot key, one stuck trigger on the same events (its
+// function's only worker never answers) or one worker that never answers, among those of a trigger,
+// costs the other keys, with the default configuration of the broker.
 //
 //   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [--only failing|hot|stuck|mute] [-o
 //   FILE]
@@ -43,7 +43,7 @@ struct Options {
 struct Scenario {
   const char* name;
   Disturbance disturbance;
-  double odd_share;  // 0: what matters is that it lasts longer than a lease
+  double odd_share;
 };
 
 constexpr Scenario kScenarios[] = {
@@ -93,7 +93,11 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options,
   LoadShape shape;
   shape.disturbance = scenario.disturbance;
   if (open) shape.rate = options.rate;
-  if (scenario.disturbance == Disturbance::kStuckTrigger) shape.mute_credit = 1000;
+  const bool stuck = scenario.disturbance == Disturbance::kStuckTrigger;
+  if (stuck) {
+    shape.mute_credit = 1000;
+    shape.timeout = "120s";  // stuck for as long as it is looked at
+  }
   if (scenario.disturbance == Disturbance::kMuteWorker) {
     // A quarter of the keys: what comes of them while the leases last is more than the windows
     // hold.
@@ -102,10 +106,11 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options,
   }
   double seconds = options.seconds;
   if (seconds == 0) {
-    seconds =
-        scenario.odd_share > 0 ? 1.25 * kEntriesMax / (options.rate * scenario.odd_share) : 40;
+    // Of a stuck trigger all events are.
+    const double share = stuck ? 1 : scenario.odd_share;
+    seconds = share > 0 ? 1.25 * kEntriesMax / (options.rate * share) : 40;
     // Closed, it is several times faster than any rate below capacity.
-    if (!open && scenario.odd_share > 0) seconds /= 3;
+    if (!open && share > 0) seconds /= 3;
     seconds = std::max(seconds, 10.0);
   }
   const auto length = std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3));

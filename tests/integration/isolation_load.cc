@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::size_t kPartitions = 4;  // of the default configuration
 constexpr std::size_t kDataBytes = 256;
-constexpr std::uint32_t kCrowdKeys = 1000;  // of the stuck trigger, and calm instead of a hot key
+constexpr std::uint32_t kCrowdKeys = 1000;  // of the quiet side in place of the hot key
 constexpr Duration kPace = std::chrono::milliseconds(2);
 constexpr Duration kHeartbeatEvery = std::chrono::seconds(2);
 
@@ -38,33 +38,32 @@ std::uint32_t OddShare(Disturbance disturbance) {
     case Disturbance::kHotKey:
       return 90;
     case Disturbance::kMuteWorker:
-      return 0;
     case Disturbance::kStuckTrigger:
-      return 10;
+      return 0;
   }
   return 0;
 }
 
-// How many odd keys a side has.
-std::uint32_t OddKeys(Disturbance disturbance, bool calm) {
-  const bool crowd =
-      disturbance == Disturbance::kStuckTrigger || (calm && disturbance == Disturbance::kHotKey);
-  return crowd ? kCrowdKeys : 1;
-}
-
-// Of each side its own and one for the odd events that go apart.
-std::string Triggers(const std::string& timeout) {
-  const auto names = {"disturbed", "disturbed-odd", "quiet", "quiet-odd"};
-  std::string text = "functions:\n";
-  for (const char* name : names) text += fmt::format("  {}: {{}}\n", name);
-  text += "triggers:\n";
-  for (const char* side : names) {
+std::string Triggers(const std::string& timeout, bool stuck) {
+  std::string text = "functions:\n  disturbed: {}\n  quiet: {}\ntriggers:\n";
+  for (const char* side : {"disturbed", "quiet"}) {
     text += fmt::format(
         "  {0}:\n    filters: [ {{ exact: {{ type: {0} }} }} ]\n    function: {0}\n    timeout: "
         "{1}\n",
         side, timeout);
   }
+  if (stuck) {
+    text += fmt::format(
+        "  {0}:\n    filters: [ {{ exact: {{ type: disturbed }} }} ]\n    function: {0}\n"
+        "    timeout: {1}\n",
+        kStuckTriggerName, timeout);
+    text.insert(text.find("triggers:"), fmt::format("  {}: {{}}\n", kStuckTriggerName));
+  }
   return text;
+}
+
+bool HasStuckTrigger(const LoadShape& shape, bool disturbed) {
+  return disturbed && !shape.calm && shape.disturbance == Disturbance::kStuckTrigger;
 }
 
 sdk::ConnectionOptions ConnectTo(const std::string& target) {
@@ -81,8 +80,10 @@ class IsolationLoad::Side {
   Side(const LoadShape& shape, bool disturbed)
       : disturbed_(disturbed),
         name_(disturbed ? "disturbed" : "quiet"),
-        odd_name_(shape.disturbance == Disturbance::kStuckTrigger ? name_ + "-odd" : name_),
-        odd_keys_(OddKeys(shape.disturbance, !disturbed || shape.calm)),
+        // One odd key, or the crowd in its place, after the others.
+        odd_keys_((!disturbed || shape.calm) && shape.disturbance == Disturbance::kHotKey
+                      ? kCrowdKeys
+                      : 1),
         fails_(disturbed && !shape.calm && shape.disturbance == Disturbance::kFailingKey),
         keys_(shape.keys),
         sent_(shape.keys + odd_keys_),
@@ -90,9 +91,7 @@ class IsolationLoad::Side {
         withheld_(shape.keys) {}
 
   bool disturbed() const { return disturbed_; }
-  const std::string& name() const { return name_; }  // of its trigger and function
-  // The same for the odd events; mostly name() itself.
-  const std::string& odd_name() const { return odd_name_; }
+  const std::string& name() const { return name_; }
   std::uint32_t keys() const { return keys_; }
   std::uint32_t NextOddNumber() { return keys_ + static_cast<std::uint32_t>(odd_++ % odd_keys_); }
   std::uint32_t NextOther() { return next_other_++ % keys_; }
@@ -130,7 +129,7 @@ class IsolationLoad::Side {
     Stamp stamp;
     std::memcpy(&stamp, data.data(), sizeof stamp);
     const MutexLock lock(mutex_);
-    if (stamp.number < keys_) withheld_[stamp.number] = true;
+    withheld_[stamp.number] = true;
   }
 
   SideCount Count() const {
@@ -176,8 +175,7 @@ class IsolationLoad::Side {
  private:
   const bool disturbed_;
   const std::string name_;
-  const std::string odd_name_;
-  const std::uint32_t odd_keys_;  // after the others
+  const std::uint32_t odd_keys_;
   const bool fails_;
   const std::uint32_t keys_;
   std::atomic<std::uint64_t> odd_{0};
@@ -247,7 +245,9 @@ class MuteWorker {
 };
 
 IsolationLoad::IsolationLoad(const LoadShape& shape, bool disturbed, bool quiet)
-    : shape_(shape), broker_(TOCSIN_PROGRAM, shape.broker, Triggers(shape.timeout)) {
+    : shape_(shape),
+      broker_(TOCSIN_PROGRAM, shape.broker,
+              Triggers(shape.timeout, HasStuckTrigger(shape, disturbed))) {
   const absl::Status started = broker_.Start();
   TOCSIN_CHECK(started.ok(), "{}", std::string(started.message()));
   if (disturbed) sides_.push_back(std::make_unique<Side>(shape, true));
@@ -255,13 +255,14 @@ IsolationLoad::IsolationLoad(const LoadShape& shape, bool disturbed, bool quiet)
   sdk::PublisherOptions publish;
   publish.connection = ConnectTo(broker_.target());
   publisher_ = std::make_unique<sdk::Publisher>(std::move(publish));
-  const bool stuck = shape.disturbance == Disturbance::kStuckTrigger;
-  const bool mute =
-      disturbed && !shape.calm && (stuck || shape.disturbance == Disturbance::kMuteWorker);
-  if (mute) {
+  if (disturbed && !shape.calm && shape.disturbance == Disturbance::kMuteWorker) {
     mute_ = std::make_unique<MuteWorker>(
-        broker_.target(), sides_.front()->odd_name(), shape.mute_credit,
+        broker_.target(), "disturbed", shape.mute_credit,
         [side = sides_.front().get()](std::string_view data) { side->Withheld(data); });
+  }
+  if (HasStuckTrigger(shape, disturbed)) {
+    mute_ = std::make_unique<MuteWorker>(broker_.target(), kStuckTriggerName, shape.mute_credit,
+                                         [](std::string_view) {});
   }
   sdk::WorkerOptions work;
   work.connection = ConnectTo(broker_.target());
@@ -269,15 +270,12 @@ IsolationLoad::IsolationLoad(const LoadShape& shape, bool disturbed, bool quiet)
   work.handle_signals = false;
   worker_ = std::make_unique<sdk::Worker>("worker", std::move(work));
   for (const auto& side : sides_) {
-    const auto handle = [this, &side = *side](std::span<const sdk::Event> events,
-                                              std::span<sdk::Context* const>) {
-      return Handle(side, events);
-    };
-    const sdk::BatchOptions batch{
-        .max_items = 200, .max_wait = std::chrono::milliseconds(0), .concurrency = 1};
-    worker_->OnBatch(side->name(), handle, batch);
-    const bool odd_is_stuck = mute && side->disturbed();
-    if (stuck && !odd_is_stuck) worker_->OnBatch(side->odd_name(), handle, batch);
+    worker_->OnBatch(
+        side->name(),
+        [this, &side = *side](std::span<const sdk::Event> events, std::span<sdk::Context* const>) {
+          return Handle(side, events);
+        },
+        {.max_items = 200, .max_wait = std::chrono::milliseconds(0), .concurrency = 1});
   }
   driver_ = std::make_unique<ThreadExecutor>("driver", clock_);
   worker_thread_ = std::make_unique<ThreadExecutor>("worker", clock_);
@@ -294,8 +292,7 @@ IsolationLoad::~IsolationLoad() {
 
 void IsolationLoad::Send(Side& side, const std::string& key, std::uint32_t number,
                          std::uint32_t sequence, Instant due) {
-  const std::string& type = number < side.keys() ? side.name() : side.odd_name();
-  EventBuilder builder(fmt::format("{}-{}", key, sequence), "/isolation", type);
+  EventBuilder builder(fmt::format("{}-{}", key, sequence), "/isolation", side.name());
   builder.Attribute("partitionkey", key);
   std::string data(kDataBytes, '.');
   const Stamp stamp{number, sequence, due.time_since_epoch().count()};
@@ -318,7 +315,7 @@ void IsolationLoad::PublishNext(Side& side, std::uint32_t key, Instant due) {
   // Closed loop: the odd ones go along. `sequence` of each key rises alike, so any key's will do to
   // spread them.
   const std::uint32_t odd = OddShare(shape_.disturbance);
-  if (odd > 0 && odd < 50 && (key + sequence) % (100 / odd - 1) == 0) PublishOdd(side, due);
+  if (odd == 1 && (key + sequence) % 99 == 0) PublishOdd(side, due);
   for (std::uint32_t i = 0; odd > 50 && i < odd / (100 - odd); ++i) PublishOdd(side, due);
 }
 
@@ -391,9 +388,7 @@ bool IsolationLoad::Drain(Duration at_most) {
       const SideCount count = side->Count();
       // Of a failing key, what is dead is settled too.
       const std::uint64_t pending_max =
-          books && side->odd_name() == side->name()
-              ? count.odd_published - count.odd_settled - books->dead()
-              : 0;
+          books ? count.odd_published - count.odd_settled - books->dead() : 0;
       drained = drained && books && books->pending() <= pending_max;
     }
     if (drained) return true;

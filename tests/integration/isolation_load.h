@@ -8,10 +8,12 @@
 // A load of two sides compares them event by event in one broker, so what else the machine does
 // strikes both alike. Of two loads of one side each, run in turn, rates and latencies are compared.
 //
-// Events are the others' (`keys` keys) and odd ones: of the failing or the hot key, or of a trigger
-// of their own, which is stuck because its function's only worker never answers. Closed loop:
+// Events are the others' (`keys` keys) and odd ones: of the failing or the hot key. Closed loop:
 // `window` events of each other key are under way, an answered one brings the next. Open loop:
 // `rate` events per second, by the clock. Odd ones are published in proportion in both.
+//
+// A stuck trigger is one more that takes all the events of the disturbed side: its function's only
+// worker never answers. The quiet side has no such trigger, so it has less to do.
 
 #pragma once
 
@@ -36,6 +38,8 @@ namespace tocsin {
 class MuteWorker;
 
 enum class Disturbance { kFailingKey, kHotKey, kMuteWorker, kStuckTrigger };
+
+inline constexpr const char* kStuckTriggerName = "stuck";
 
 struct LoadShape {
   Disturbance disturbance = Disturbance::kFailingKey;
@@ -74,6 +78,7 @@ class IsolationLoad {
   bool Drain(Duration at_most);
 
   BrokerProcess& broker() { return broker_; }
+  const BrokerProcess& broker() const { return broker_; }
   SideCount Count(bool disturbed) const;
   // Of the other keys that nothing held up, since StartLoad().
   Latency OthersLatency(bool disturbed) const;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "broker/base/shared_text.h"
 #include "broker/base/status.h"
 #include "broker/partition/partition_state.h"
 
@@ -154,6 +155,29 @@ TEST(PartitionStateTest, MatchesThatDoNotContinueAreToldAsLoss) {
     EXPECT_THAT(std::string(again.message()), testing::HasSubstr("match 0 of trigger 0"));
     EXPECT_EQ(state.FindTrigger("t")->matched, lenient ? 6u : 1u);
   }
+}
+
+// Every partition of a process keeps the definitions of all triggers.
+TEST(StatePagesTest, TheDefinitionsOfSeveralPartitionsAreInMemoryOnce) {
+  const std::size_t before = SharedText::HeldCount();
+  PartitionState one = Empty();
+  PartitionState other = Empty();
+  for (PartitionState* state : {&one, &other}) {
+    TriggerDefinedRecord record;
+    record.name = "trigger";
+    record.config_hash = "hash of it";
+    record.config_json = "{\"name\":\"trigger\"}";
+    std::string body;
+    EncodeTriggerDefined(record, body);
+    Apply(*state, RecordType::kTriggerDefined, body);
+  }
+  EXPECT_EQ(SharedText::HeldCount(), before + 2);
+  Pages pages;
+  Merge(one, true, pages);
+  PartitionState loaded = Empty();
+  ASSERT_EQ(Load(pages, loaded), absl::OkStatus());
+  EXPECT_EQ(loaded.FindTrigger("trigger")->config_json, "{\"name\":\"trigger\"}");
+  EXPECT_EQ(SharedText::HeldCount(), before + 2);
 }
 
 }  // namespace
