@@ -105,7 +105,7 @@ kill-test: deps-tests  ## the long kill test: KILLS=n kills of the broker (defau
 	@cmake --build build -j $(JOBS)
 	@TOCSIN_KILLS=$(KILLS) $(CTEST) --test-dir build -R kill --timeout 86400 --verbose
 
-isolation: deps-tests  ## what a failing key, a hot key, a mute worker cost the others (15 min)
+isolation: deps-tests  ## what a failing or hot key, a stuck trigger, a mute worker cost (20 min)
 	@cmake --preset release -DTOCSIN_TESTS=ON
 	@cmake --build build -j $(JOBS) --target isolation_bench tocsin
 	@build/tests/isolation_bench $(ISOLATION)

@@ -2,8 +2,8 @@
 // function's only worker never answers) or one worker that never answers, among those of a trigger,
 // costs the other keys, with the default configuration of the broker.
 //
-//   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [--only failing|hot|stuck|mute] [-o
-//   FILE]
+//   isolation_bench [--rounds 3] [--rate 20000] [--seconds 0] [-o FILE]
+//                   [--only failing|hot|stuck|mute]
 //
 // Each round runs the same load quiet and disturbed in turn, each in a fresh broker: once at a
 // fixed rate below capacity (completions and latency of the others, from the time each event was
