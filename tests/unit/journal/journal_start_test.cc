@@ -27,7 +27,7 @@ TEST(JournalWriteTest, NoPageIsReadToBeWritten) {
   rig.StartAndOpen();
   rig.fs.CountPageReads();
   std::vector<std::string> texts;
-  for (const std::size_t bytes : {10, 3000, 1200, 4000, 7000, 1, 5000, 2000}) {
+  for (const std::size_t bytes : {10u, 3000u, 1200u, 4000u, 7000u, 1u, 5000u, 2000u}) {
     texts.emplace_back(bytes, 't');
     const auto appended = rig.Append(texts.back());
     ASSERT_TRUE(appended.ok()) << appended.status();
