@@ -30,7 +30,7 @@ TEST(HandleTableTest, FindsWhatIsThereAndNothingElse) {
   table.Add(700, "c");
   EXPECT_EQ(*table.Find(100), "a");
   EXPECT_EQ(*table.Find(700), "c");
-  for (const std::uint64_t other : {0, 1, 63, 64, 99, 102, 699, 701, 100'000}) {
+  for (const std::uint64_t other : {0u, 1u, 63u, 64u, 99u, 102u, 699u, 701u, 100'000u}) {
     EXPECT_EQ(table.Find(other), nullptr) << other;
   }
   EXPECT_EQ(table.size(), 3u);
