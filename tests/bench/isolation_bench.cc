@@ -9,9 +9,10 @@
 // fixed rate below capacity (completions and latency of the others, from the time each event was
 // due), once as fast as it goes with a bounded number of events of each key under way. `--seconds
 // 0`: longer than the queue's window would take to fill with what cannot go on, at least 10 s, and
-// longer than a lease where one matters. The exit status is 1 if the median of a
-// ratio of the others' throughput is below 0.9, or if something settled out of order. FILE gets
-// the rows of it for bench.json: ours is disturbed, the peer's undisturbed.
+// longer than a lease where one matters. The exit status is 1 if the median of a ratio of the
+// others' throughput is below 0.9 (0.75 beside a stuck trigger, as fast as it goes: there is one
+// trigger more), or if something settled out of order. FILE gets the rows of it for bench.json: ours
+// is disturbed, the peer's undisturbed.
 
 #include <fmt/format.h>
 
@@ -30,6 +31,7 @@ namespace tocsin {
 namespace {
 
 constexpr double kShareMin = 0.9;
+constexpr double kShareMinTwice = 0.75;
 constexpr double kEntriesMax = 8192;  // of the default configuration
 
 struct Options {
@@ -165,7 +167,8 @@ bool RunScenario(const Scenario& scenario, bool open, const Options& options,
   };
   add("settled per key", "events/s", rates, Median(ratios));
   if (open) add("p99 from due to handled", "ms", tails, 1 / Median(p99s));
-  return clean && Median(ratios) >= kShareMin;
+  // As fast as it goes, every event is matched twice there and once in the quiet load.
+  return clean && Median(ratios) >= (stuck && !open ? kShareMinTwice : kShareMin);
 }
 
 int Main(int argc, char** argv) {
