@@ -11,8 +11,8 @@
 // 0`: longer than the queue's window would take to fill with what cannot go on, at least 10 s, and
 // longer than a lease where one matters. The exit status is 1 if the median of a ratio of the
 // others' throughput is below 0.9 (0.75 beside a stuck trigger, as fast as it goes: there is one
-// trigger more), or if something settled out of order. FILE gets the rows of it for bench.json: ours
-// is disturbed, the peer's undisturbed.
+// trigger more), or if something settled out of order. FILE gets the rows of it for bench.json:
+// ours is disturbed, the peer's undisturbed.
 
 #include <fmt/format.h>
 
