@@ -1,7 +1,5 @@
 #include "broker/base/shared_text.h"
 
-#include <utility>
-
 #include "absl/container/flat_hash_map.h"
 #include "broker/base/mutex.h"
 

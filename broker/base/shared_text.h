@@ -28,7 +28,7 @@ class SharedText {
   friend bool operator==(const SharedText& a, const SharedText& b) { return a.text_ == b.text_; }
   friend bool operator==(const SharedText& a, std::string_view b) { return a.str() == b; }
 
-  // Of all texts that are held in the process; for tests.
+  // How many texts are held in the process; for tests.
   static std::size_t HeldCount();
 
  private:

@@ -74,6 +74,7 @@ void Partition::Impl::BeginIfNeeded() {
 }
 
 void Partition::Impl::EnsureRoom(std::size_t bytes, std::size_t letter_bytes) {
+  // Not for each record: it reads the clocks.
   if (turn.record_count == turn.settled_records) BeginIfNeeded();
   if (turn.empty()) return;
   const std::size_t batch_max = ports.journal.batch_bytes_max();

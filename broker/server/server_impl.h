@@ -68,7 +68,7 @@ struct Server::Impl final : public AdminHost, public PartitionObserver {
   // Every zones_every: plans anew where the tz database was updated beneath a schedule.
   void WatchTimeZones();
   // Reading a configuration and taking its triggers through journal and checkpoint needs as much
-  // again as keeping it, which the allocator would keep for ever: of 100,000 triggers some 200 MB.
+  // again as keeping it, which the allocator would keep for ever: of 100,000 triggers some 150 MB.
   void ReturnMemoryLater();
   void OnHttp(const HttpRequest& request, HttpServer::Reply reply);
   void OnFatal(const absl::Status& status);

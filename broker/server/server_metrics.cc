@@ -117,8 +117,7 @@ void ServerMetrics::Update(std::vector<PartitionSnapshot> snapshots) {
   triggers_.swap(triggers);
 }
 
-// Of each trigger over all partitions: once for all of its metrics. Takes what it has added up,
-// which is most of a snapshot where there are many triggers.
+// Once for all metrics of triggers.
 std::vector<ServerMetrics::TriggerTotal> ServerMetrics::TotalsOf(
     std::vector<PartitionSnapshot>& snapshots) {
   std::vector<TriggerTotal> totals;

@@ -75,6 +75,7 @@ class ServerMetrics {
     std::uint64_t blocked = 0;  // partitions on which one key blocks it
     bool waits = false;         // something is ready
   };
+  // By name. Takes the triggers out of `snapshots`: they are most of them where there are many.
   static std::vector<TriggerTotal> TotalsOf(std::vector<PartitionSnapshot>& snapshots);
   void RegisterPublish(PublishCounters& counters);
   void RegisterWorkers(const WorkerCounters& counters, const Dispatcher& dispatcher);
